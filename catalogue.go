@@ -1,0 +1,704 @@
+package owca
+
+import (
+	"os"
+	"slices"
+)
+
+// pageSize converts the bytes of the catalogue to pages, which the original used.
+var pageSize = float64(os.Getpagesize())
+
+// Metrics of a task: cpu.
+var (
+	TaskCPUUsage = &Desc{
+		Name: "owca_task_cpu_usage_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano, Original: "cpu_usage_per_task", OriginalPerUnit: 1e9,
+		Help:   "CPU time the task used.",
+		Source: "cpuacct.usage; v2: cpu.stat usage_usec",
+	}
+	TaskCPUUser = &Desc{
+		Name: "owca_task_cpu_user_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "CPU time the task used in user mode.",
+		Source: "cpuacct.usage_all; v2: cpu.stat user_usec",
+	}
+	TaskCPUSystem = &Desc{
+		Name: "owca_task_cpu_system_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "CPU time the task used in the kernel.",
+		Source: "cpuacct.usage_all; v2: cpu.stat system_usec",
+	}
+	TaskCPUPeriods = &Desc{
+		Name: "owca_task_cpu_periods_total", Kind: Counter,
+		Help:   "CPU quota periods in which the task was runnable.",
+		Source: "cpu.stat nr_periods",
+	}
+	TaskCPUThrottledPeriods = &Desc{
+		Name: "owca_task_cpu_throttled_periods_total", Kind: Counter,
+		Help:   "CPU quota periods in which the task ran out of its quota.",
+		Source: "cpu.stat nr_throttled",
+	}
+	TaskCPUThrottled = &Desc{
+		Name: "owca_task_cpu_throttled_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "Time the task was held back by its CPU quota, summed over its run queues.",
+		Source: "cpu.stat throttled_time; v2: throttled_usec",
+	}
+	TaskCPUBursts = &Desc{
+		Name: "owca_task_cpu_bursts_total", Kind: Counter,
+		Help:   "CPU quota periods in which the task used burst.",
+		Source: "cpu.stat nr_bursts",
+	}
+	TaskCPUBurst = &Desc{
+		Name: "owca_task_cpu_burst_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "CPU time used above the quota thanks to burst.",
+		Source: "cpu.stat burst_time; v2: burst_usec",
+	}
+	TaskCPUQuota = &Desc{
+		Name: "owca_task_cpu_quota_seconds", Unit: "seconds", Scale: Nano,
+		Help:   "CPU time the task may use each period; +Inf = no limit. Summed over its cgroups.",
+		Source: "cpu.cfs_quota_us; v2: cpu.max",
+	}
+	TaskCPUPeriod = &Desc{
+		Name: "owca_task_cpu_period_seconds", Unit: "seconds", Scale: Nano,
+		Help:   "Length of a CPU quota period; the longest of the cgroups of the task.",
+		Source: "cpu.cfs_period_us; v2: cpu.max",
+	}
+	TaskCPULimit = &Desc{
+		Name: "owca_task_cpu_limit_cores", Unit: "cores",
+		Help:   "CPU quota over period; +Inf = no limit. Summed over its cgroups.",
+		Source: "quota / period",
+	}
+	TaskCPUBurstLimit = &Desc{
+		Name: "owca_task_cpu_burst_limit_seconds", Unit: "seconds", Scale: Nano,
+		Help:   "CPU time the task may save up for bursts.",
+		Source: "cpu.cfs_burst_us; v2: cpu.max.burst",
+	}
+	TaskCPUShares = &Desc{
+		Name:   "owca_task_cpu_shares",
+		Help:   "Relative share of CPU under contention on a v1 hierarchy, summed over the cgroups of the task; 1024 is the default of one.",
+		Source: "cpu.shares (v1 only)",
+	}
+	TaskCPUWeight = &Desc{
+		Name:   "owca_task_cpu_weight",
+		Help:   "Relative weight for CPU under contention on a v2 hierarchy, summed over the cgroups of the task; 100 is the default of one. 0 = cpu.idle.",
+		Source: "cpu.weight (v2 only)",
+	}
+	TaskCPUIdle = &Desc{
+		Name:   "owca_task_cpu_idle",
+		Help:   "1 if the task runs only when nothing else wants the CPU (SCHED_IDLE).",
+		Source: "cpu.idle",
+	}
+	TaskRunQueueWait = &Desc{
+		Name: "owca_task_run_queue_wait_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "Time threads of the task were runnable and waited for a CPU, since the agent first saw them.",
+		Source: "/proc/TID/schedstat, second field",
+	}
+	TaskCPUSetCPUs = &Desc{
+		Name:   "owca_task_cpuset_cpus",
+		Help:   "CPUs the task may run on.",
+		Source: "cpuset.effective_cpus; v2: cpuset.cpus.effective",
+	}
+	TaskCPUSetMems = &Desc{
+		Name:   "owca_task_cpuset_mems",
+		Help:   "NUMA nodes the task may allocate memory on.",
+		Source: "cpuset.effective_mems; v2: cpuset.mems.effective",
+	}
+	TaskCPUSetInfo = &Desc{
+		Name: "owca_task_cpuset_info", Label: "cpuset",
+		Help:   "Always 1; the list of CPUs the task may run on is in the label.",
+		Source: "cpuset.effective_cpus; v2: cpuset.cpus.effective",
+	}
+)
+
+// Metrics of a task: memory.
+var (
+	TaskMemoryUsage = &Desc{
+		Name: "owca_task_memory_usage_bytes", Unit: "bytes", Original: "task_mem_usage_bytes",
+		Help:   "Memory charged to the task, page cache included.",
+		Source: "memory.usage_in_bytes; v2: memory.current",
+	}
+	TaskMemoryWorkingSet = &Desc{
+		Name: "owca_task_memory_working_set_bytes", Unit: "bytes",
+		Help:   "Memory usage without the inactive page cache: what would be hard to reclaim.",
+		Source: "usage − memory.stat (total_)inactive_file",
+	}
+	TaskMemoryAnon = &Desc{
+		Name: "owca_task_memory_anon_bytes", Unit: "bytes",
+		Help:   "Anonymous memory of the task.",
+		Source: "memory.stat total_rss; v2: anon",
+	}
+	TaskMemoryFile = &Desc{
+		Name: "owca_task_memory_file_bytes", Unit: "bytes",
+		Help:   "Page cache charged to the task.",
+		Source: "memory.stat total_cache; v2: file",
+	}
+	TaskMemoryPeak = &Desc{
+		Name: "owca_task_memory_peak_bytes", Unit: "bytes", Original: "task_mem_max_usage_bytes",
+		Help:   "Highest memory usage so far.",
+		Source: "memory.max_usage_in_bytes; v2: memory.peak",
+	}
+	TaskMemoryLow = &Desc{
+		Name: "owca_task_memory_low_bytes", Unit: "bytes",
+		Help:   "Memory protected from reclaim as long as there is other.",
+		Source: "memory.low (v2 only)",
+	}
+	TaskMemoryHigh = &Desc{
+		Name: "owca_task_memory_high_bytes", Unit: "bytes",
+		Help:   "Memory above which the task is slowed and reclaimed from; +Inf = no limit.",
+		Source: "memory.high (v2 only)",
+	}
+	TaskMemoryMax = &Desc{
+		Name: "owca_task_memory_max_bytes", Unit: "bytes", Original: "task_mem_limit_bytes",
+		Help:   "Memory limit of the task; +Inf = no limit.",
+		Source: "memory.limit_in_bytes; v2: memory.max",
+	}
+	TaskMemorySoftLimit = &Desc{
+		Name: "owca_task_memory_soft_limit_bytes", Unit: "bytes", Original: "task_mem_soft_limit_bytes",
+		Help:   "Memory above which the task is reclaimed from first; +Inf = no limit.",
+		Source: "memory.soft_limit_in_bytes (v1 only)",
+	}
+	TaskMemoryMinorFaults = &Desc{
+		Name: "owca_task_memory_minor_faults_total", Kind: Counter,
+		Help:   "Page faults that needed no I/O.",
+		Source: "memory.stat (total_)pgfault − pgmajfault",
+	}
+	TaskMemoryMajorFaults = &Desc{
+		Name: "owca_task_memory_major_faults_total", Kind: Counter,
+		Help:   "Page faults that waited for I/O.",
+		Source: "memory.stat (total_)pgmajfault",
+	}
+	TaskMemoryFaults = &Desc{
+		Name: "owca_task_memory_faults_total", Kind: Counter, Original: "task_mem_page_faults",
+		Help:   "Page faults, minor and major.",
+		Source: "memory.stat (total_)pgfault",
+	}
+	TaskMemoryRefaults = &Desc{
+		Name: "owca_task_memory_refaults_total", Kind: Counter,
+		Help:   "Pages read again soon after they had been reclaimed: the task lacks memory.",
+		Source: "memory.stat workingset_refault(_anon, _file)",
+	}
+	TaskMemoryOOMKills = &Desc{
+		Name: "owca_task_memory_oom_kills_total", Kind: Counter,
+		Help:   "Processes of the task that the kernel killed for lack of memory.",
+		Source: "memory.oom_control oom_kill; v2: memory.events oom_kill",
+	}
+	TaskMemoryNUMA = &Desc{
+		Name: "owca_task_memory_numa_bytes", Unit: "bytes", Label: "numa_node", Original: "task_mem_numa_pages", OriginalPerUnit: 1.0 / pageSize,
+		Help:   "Memory of the task on each NUMA node.",
+		Source: "memory.numa_stat",
+	}
+)
+
+// Metrics of a task: io, pids, pressure.
+var (
+	TaskIOReadBytes = &Desc{
+		Name: "owca_task_io_read_bytes_total", Kind: Counter, Unit: "bytes",
+		Help:   "Bytes read from block devices.",
+		Source: "blkio.throttle.io_service_bytes_recursive; v2: io.stat rbytes",
+	}
+	TaskIOWriteBytes = &Desc{
+		Name: "owca_task_io_write_bytes_total", Kind: Counter, Unit: "bytes",
+		Help:   "Bytes written to block devices.",
+		Source: "blkio.throttle.io_service_bytes_recursive; v2: io.stat wbytes",
+	}
+	TaskIOReads = &Desc{
+		Name: "owca_task_io_reads_total", Kind: Counter,
+		Help:   "Read operations on block devices.",
+		Source: "blkio.throttle.io_serviced_recursive; v2: io.stat rios",
+	}
+	TaskIOWrites = &Desc{
+		Name: "owca_task_io_writes_total", Kind: Counter,
+		Help:   "Write operations on block devices.",
+		Source: "blkio.throttle.io_serviced_recursive; v2: io.stat wios",
+	}
+	TaskPIDs = &Desc{
+		Name:   "owca_task_pids",
+		Help:   "Processes and threads of the task.",
+		Source: "pids.current",
+	}
+	TaskPIDsMax = &Desc{
+		Name:   "owca_task_pids_max",
+		Help:   "Most processes and threads the task may have; +Inf = no limit.",
+		Source: "pids.max",
+	}
+	TaskCPUPressureSome = &Desc{
+		Name: "owca_task_cpu_pressure_some_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "Time in which at least one thread of the task waited for a CPU.",
+		Source: "cpu.pressure some total",
+	}
+	TaskCPUPressureFull = &Desc{
+		Name: "owca_task_cpu_pressure_full_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "Time in which all threads of the task that had work waited for a CPU.",
+		Source: "cpu.pressure full total",
+	}
+	TaskMemoryPressureSome = &Desc{
+		Name: "owca_task_memory_pressure_some_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "Time in which at least one thread of the task waited for memory.",
+		Source: "memory.pressure some total",
+	}
+	TaskMemoryPressureFull = &Desc{
+		Name: "owca_task_memory_pressure_full_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "Time in which all threads of the task that had work waited for memory.",
+		Source: "memory.pressure full total",
+	}
+	TaskIOPressureSome = &Desc{
+		Name: "owca_task_io_pressure_some_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "Time in which at least one thread of the task waited for I/O.",
+		Source: "io.pressure some total",
+	}
+	TaskIOPressureFull = &Desc{
+		Name: "owca_task_io_pressure_full_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "Time in which all threads of the task that had work waited for I/O.",
+		Source: "io.pressure full total",
+	}
+)
+
+// Metrics of a task: what the agent and the orchestrator know.
+var (
+	TaskUp = &Desc{
+		Name: "owca_task_up", Original: "task_up",
+		Help:   "1 while the task is discovered and its cgroups could be read.",
+		Source: "discovery",
+	}
+	TaskLastSeen = &Desc{
+		Name: "owca_task_last_seen_timestamp_seconds", Unit: "seconds", Scale: Milli, Original: "task_last_seen",
+		Help:   "When the task was last seen, Unix time.",
+		Source: "discovery",
+	}
+	TaskCgroups = &Desc{
+		Name: "owca_task_cgroups", Original: "task_subcontainers",
+		Help:   "Cgroups (containers) of the task that exist.",
+		Source: "discovery",
+	}
+	TaskRequestedCPUs = &Desc{
+		Name: "owca_task_requested_cpus", Unit: "cores", Original: "task_requested_cpus",
+		Help:   "CPUs requested from the orchestrator.",
+		Source: "resources cpus, requests_cpu",
+	}
+	TaskRequestedMemory = &Desc{
+		Name: "owca_task_requested_memory_bytes", Unit: "bytes", Original: "task_requested_mem_bytes",
+		Help:   "Memory requested from the orchestrator.",
+		Source: "resources mem, requests_memory",
+	}
+	TaskReadingAge = &Desc{
+		Name: "owca_task_reading_age_seconds", Unit: "seconds", Scale: Milli, Label: "reading",
+		Help:   "Age of the readings that are taken at a slower pace than the interval.",
+		Source: "time since the last read",
+	}
+)
+
+// Metrics of a task: derived from two samples.
+var (
+	TaskCPUUsageCores = &Desc{
+		Name: "owca_task_cpu_usage_cores", Unit: "cores", Derived: true,
+		Help:   "CPUs the task kept busy since the last tick.",
+		Source: "Δ cpu_usage_seconds / Δt",
+	}
+	TaskCPUThrottledRatio = &Desc{
+		Name: "owca_task_cpu_throttled_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of its quota periods in which the task was throttled since the last tick.",
+		Source: "Δ cpu_throttled_periods / Δ cpu_periods",
+	}
+	TaskCPUPressureSomeRatio = &Desc{
+		Name: "owca_task_cpu_pressure_some_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of the time in which at least one thread of the task waited for a CPU.",
+		Source: "Δ cpu_pressure_some_seconds / Δt",
+	}
+	TaskCPUPressureFullRatio = &Desc{
+		Name: "owca_task_cpu_pressure_full_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of the time in which all threads of the task that had work waited for a CPU.",
+		Source: "Δ cpu_pressure_full_seconds / Δt",
+	}
+	TaskMemoryPressureSomeRatio = &Desc{
+		Name: "owca_task_memory_pressure_some_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of the time in which at least one thread of the task waited for memory.",
+		Source: "Δ memory_pressure_some_seconds / Δt",
+	}
+	TaskMemoryPressureFullRatio = &Desc{
+		Name: "owca_task_memory_pressure_full_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of the time in which all threads of the task that had work waited for memory.",
+		Source: "Δ memory_pressure_full_seconds / Δt",
+	}
+	TaskIOPressureSomeRatio = &Desc{
+		Name: "owca_task_io_pressure_some_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of the time in which at least one thread of the task waited for I/O.",
+		Source: "Δ io_pressure_some_seconds / Δt",
+	}
+	TaskIOPressureFullRatio = &Desc{
+		Name: "owca_task_io_pressure_full_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of the time in which all threads of the task that had work waited for I/O.",
+		Source: "Δ io_pressure_full_seconds / Δt",
+	}
+	TaskRunQueueWaitRatio = &Desc{
+		Name: "owca_task_run_queue_wait_ratio", Unit: "ratio", Derived: true,
+		Help:   "Time threads of the task waited for a CPU, by the time passed; more than 1 when several waited.",
+		Source: "Δ run_queue_wait_seconds / Δt",
+	}
+	TaskMemoryMinorFaultRate = &Desc{
+		Name: "owca_task_memory_minor_faults_per_second", Derived: true,
+		Help:   "Minor page faults a second.",
+		Source: "Δ memory_minor_faults / Δt",
+	}
+	TaskMemoryMajorFaultRate = &Desc{
+		Name: "owca_task_memory_major_faults_per_second", Derived: true,
+		Help:   "Major page faults a second.",
+		Source: "Δ memory_major_faults / Δt",
+	}
+	TaskMemoryRefaultRate = &Desc{
+		Name: "owca_task_memory_refaults_per_second", Derived: true,
+		Help:   "Refaults a second.",
+		Source: "Δ memory_refaults / Δt",
+	}
+	TaskIOReadRate = &Desc{
+		Name: "owca_task_io_read_bytes_per_second", Unit: "bytes", Derived: true,
+		Help:   "Bytes read from block devices a second.",
+		Source: "Δ io_read_bytes / Δt",
+	}
+	TaskIOWriteRate = &Desc{
+		Name: "owca_task_io_write_bytes_per_second", Unit: "bytes", Derived: true,
+		Help:   "Bytes written to block devices a second.",
+		Source: "Δ io_write_bytes / Δt",
+	}
+)
+
+// Metrics of the platform.
+var (
+	PlatformInfo = &Desc{
+		Name:   "owca_platform_info",
+		Help:   "Always 1; what the host is, in labels: kernel, cpu_model, sockets, cores, cpus, numa_nodes.",
+		Source: "/proc, /sys",
+	}
+	PlatformSockets = &Desc{
+		Name:   "owca_platform_sockets",
+		Help:   "CPU sockets with online CPUs.",
+		Source: "/sys/devices/system/cpu/cpu*/topology",
+	}
+	PlatformCores = &Desc{
+		Name:   "owca_platform_cores",
+		Help:   "Physical cores with online CPUs.",
+		Source: "/sys/devices/system/cpu/cpu*/topology",
+	}
+	PlatformCPUs = &Desc{
+		Name:   "owca_platform_cpus",
+		Help:   "Online CPUs (hardware threads).",
+		Source: "/sys/devices/system/cpu/online",
+	}
+	PlatformNUMANodes = &Desc{
+		Name:   "owca_platform_numa_nodes",
+		Help:   "Online NUMA nodes.",
+		Source: "/sys/devices/system/node/online",
+	}
+	PlatformCache = &Desc{
+		Name: "owca_platform_cache_bytes", Unit: "bytes", Label: "cache",
+		Help:   "Size of one cache of each level and type, as cpu 0 sees it.",
+		Source: "/sys/devices/system/cpu/cpu0/cache",
+	}
+	PlatformCPUUsage = &Desc{
+		Name: "owca_platform_cpu_usage_seconds_total", Kind: Counter, Unit: "seconds", Scale: Centi, Label: "cpu", Original: "cpu_usage_per_cpu", OriginalPerUnit: 100,
+		Help:   "Time each CPU was not idle: user, nice, system, irq, softirq, steal.",
+		Source: "/proc/stat",
+	}
+	PlatformCPUFrequency = &Desc{
+		Name: "owca_platform_cpu_frequency_hertz", Unit: "hertz", Label: "cpu",
+		Help:   "Frequency of each CPU as the kernel last saw or set it.",
+		Source: "cpufreq/scaling_cur_freq, else /proc/cpuinfo \"cpu MHz\"",
+	}
+	PlatformMemoryTotal = &Desc{
+		Name: "owca_platform_memory_total_bytes", Unit: "bytes",
+		Help:   "Memory of the host.",
+		Source: "/proc/meminfo MemTotal",
+	}
+	PlatformMemoryAvailable = &Desc{
+		Name: "owca_platform_memory_available_bytes", Unit: "bytes",
+		Help:   "Memory that could be given to new work without swapping.",
+		Source: "/proc/meminfo MemAvailable",
+	}
+	PlatformMemoryUsage = &Desc{
+		Name: "owca_platform_memory_usage_bytes", Unit: "bytes", Original: "memory_usage",
+		Help:   "Memory in use.",
+		Source: "/proc/meminfo MemTotal − MemFree − Buffers − Cached − Slab",
+	}
+	PlatformMemoryNUMAFree = &Desc{
+		Name: "owca_platform_memory_numa_free_bytes", Unit: "bytes", Label: "numa_node", Original: "platform_mem_numa_free_bytes",
+		Help:   "Free memory of each NUMA node.",
+		Source: "/sys/devices/system/node/node*/meminfo MemFree",
+	}
+	PlatformMemoryNUMAUsed = &Desc{
+		Name: "owca_platform_memory_numa_used_bytes", Unit: "bytes", Label: "numa_node", Original: "platform_mem_numa_used_bytes",
+		Help:   "Used memory of each NUMA node.",
+		Source: "/sys/devices/system/node/node*/meminfo MemUsed",
+	}
+	PlatformCPUPressureSome = &Desc{
+		Name: "owca_platform_cpu_pressure_some_seconds_total", Kind: Counter, Unit: "seconds", Scale: Micro,
+		Help:   "Time in which at least one thread of the host waited for a CPU.",
+		Source: "/proc/pressure/cpu some total",
+	}
+	PlatformCPUPressureFull = &Desc{
+		Name: "owca_platform_cpu_pressure_full_seconds_total", Kind: Counter, Unit: "seconds", Scale: Micro,
+		Help:   "Time in which all threads of the host that had work waited for a CPU.",
+		Source: "/proc/pressure/cpu full total",
+	}
+	PlatformMemoryPressureSome = &Desc{
+		Name: "owca_platform_memory_pressure_some_seconds_total", Kind: Counter, Unit: "seconds", Scale: Micro,
+		Help:   "Time in which at least one thread of the host waited for memory.",
+		Source: "/proc/pressure/memory some total",
+	}
+	PlatformMemoryPressureFull = &Desc{
+		Name: "owca_platform_memory_pressure_full_seconds_total", Kind: Counter, Unit: "seconds", Scale: Micro,
+		Help:   "Time in which all threads of the host that had work waited for memory.",
+		Source: "/proc/pressure/memory full total",
+	}
+	PlatformIOPressureSome = &Desc{
+		Name: "owca_platform_io_pressure_some_seconds_total", Kind: Counter, Unit: "seconds", Scale: Micro,
+		Help:   "Time in which at least one thread of the host waited for I/O.",
+		Source: "/proc/pressure/io some total",
+	}
+	PlatformIOPressureFull = &Desc{
+		Name: "owca_platform_io_pressure_full_seconds_total", Kind: Counter, Unit: "seconds", Scale: Micro,
+		Help:   "Time in which all threads of the host that had work waited for I/O.",
+		Source: "/proc/pressure/io full total",
+	}
+	PlatformLoad1 = &Desc{
+		Name:   "owca_platform_load1",
+		Help:   "Load average over 1 minute.",
+		Source: "/proc/loadavg",
+	}
+	PlatformLoad5 = &Desc{
+		Name:   "owca_platform_load5",
+		Help:   "Load average over 5 minutes.",
+		Source: "/proc/loadavg",
+	}
+	PlatformLoad15 = &Desc{
+		Name:   "owca_platform_load15",
+		Help:   "Load average over 15 minutes.",
+		Source: "/proc/loadavg",
+	}
+	PlatformVMStat = &Desc{
+		Name: "owca_platform_vmstat_total", Kind: Counter, Label: "key", Original: "platform_vmstat",
+		Help:   "Selected event counters of the virtual memory system.",
+		Source: "/proc/vmstat",
+	}
+	PlatformCPUUsageCores = &Desc{
+		Name: "owca_platform_cpu_usage_cores", Unit: "cores", Derived: true,
+		Help:   "CPUs of the host kept busy since the last tick.",
+		Source: "Σ Δ cpu_usage_seconds / Δt",
+	}
+	PlatformCPUPressureSomeRatio = &Desc{
+		Name: "owca_platform_cpu_pressure_some_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of the time in which at least one thread of the host waited for a CPU.",
+		Source: "Δ cpu_pressure_some_seconds / Δt",
+	}
+	PlatformMemoryPressureSomeRatio = &Desc{
+		Name: "owca_platform_memory_pressure_some_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of the time in which at least one thread of the host waited for memory.",
+		Source: "Δ memory_pressure_some_seconds / Δt",
+	}
+	PlatformIOPressureSomeRatio = &Desc{
+		Name: "owca_platform_io_pressure_some_ratio", Unit: "ratio", Derived: true,
+		Help:   "Share of the time in which at least one thread of the host waited for I/O.",
+		Source: "Δ io_pressure_some_seconds / Δt",
+	}
+)
+
+// Metrics of the agent itself.
+var (
+	AgentUp = &Desc{
+		Name: "owca_up", Original: "owca_up",
+		Help:   "1 while the agent runs.",
+		Source: "the agent",
+	}
+	AgentInfo = &Desc{
+		Name:   "owca_build_info",
+		Help:   "Always 1; version, revision and Go version are in the labels.",
+		Source: "build info of the binary",
+	}
+	AgentTasks = &Desc{
+		Name: "owca_tasks", Original: "owca_tasks",
+		Help:   "Tasks discovered.",
+		Source: "discovery",
+	}
+	AgentTicks = &Desc{
+		Name: "owca_ticks_total", Kind: Counter,
+		Help:   "Ticks run.",
+		Source: "the agent",
+	}
+	AgentOverruns = &Desc{
+		Name: "owca_tick_overruns_total", Kind: Counter,
+		Help:   "Points of the interval grid that passed while a tick still ran.",
+		Source: "the agent",
+	}
+	AgentDuration = &Desc{
+		Name: "owca_tick_duration_seconds", Unit: "seconds", Scale: Nano, Label: "stage", Original: "owca_duration_seconds",
+		Help:   "Time the last tick took, by stage.",
+		Source: "the agent",
+	}
+	AgentErrors = &Desc{
+		Name: "owca_errors_total", Kind: Counter, Label: "stage",
+		Help:   "Errors, by the stage they occurred in. The log says what, once for each change.",
+		Source: "the agent",
+	}
+	AgentCgroupsVanished = &Desc{
+		Name: "owca_cgroups_vanished_total", Kind: Counter,
+		Help:   "Cgroups that were gone when they were to be read. Normal on a busy host.",
+		Source: "the agent",
+	}
+	AgentStorageDropped = &Desc{
+		Name: "owca_storage_dropped_metrics_total", Kind: Counter, Label: "storage",
+		Help:   "Metrics not stored because the storage was still busy with earlier ones.",
+		Source: "the agent",
+	}
+	AgentStorageErrors = &Desc{
+		Name: "owca_storage_errors_total", Kind: Counter, Label: "storage",
+		Help:   "Ticks that a storage failed to store.",
+		Source: "the agent",
+	}
+	AgentCPU = &Desc{
+		Name: "owca_process_cpu_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
+		Help:   "CPU time the agent used, user and system.",
+		Source: "getrusage(2)",
+	}
+	AgentMemory = &Desc{
+		Name: "owca_process_resident_memory_bytes", Unit: "bytes", Original: "owca_memory_usage_bytes",
+		Help:   "Resident memory of the agent.",
+		Source: "/proc/self/statm",
+	}
+	AgentFiles = &Desc{
+		Name:   "owca_process_open_files",
+		Help:   "Open file descriptors of the agent.",
+		Source: "/proc/self/fd",
+	}
+	AgentFilesMax = &Desc{
+		Name:   "owca_process_max_files",
+		Help:   "Most file descriptors the agent may open.",
+		Source: "getrlimit(2) RLIMIT_NOFILE",
+	}
+	AgentGoroutines = &Desc{
+		Name:   "owca_goroutines",
+		Help:   "Goroutines of the agent.",
+		Source: "Go runtime",
+	}
+	AgentReloads = &Desc{
+		Name: "owca_config_reloads_total", Kind: Counter, Label: "result",
+		Help:   "Times the configuration was loaded again, by result.",
+		Source: "the agent",
+	}
+	AgentReloadOK = &Desc{
+		Name:   "owca_config_last_reload_successful",
+		Help:   "1 if the newest version of the configuration is in force, 0 if it was rejected.",
+		Source: "the agent",
+	}
+)
+
+var catalogue = []*Desc{
+	TaskCPUUsage,
+	TaskCPUUser,
+	TaskCPUSystem,
+	TaskCPUPeriods,
+	TaskCPUThrottledPeriods,
+	TaskCPUThrottled,
+	TaskCPUBursts,
+	TaskCPUBurst,
+	TaskCPUQuota,
+	TaskCPUPeriod,
+	TaskCPULimit,
+	TaskCPUBurstLimit,
+	TaskCPUShares,
+	TaskCPUWeight,
+	TaskCPUIdle,
+	TaskRunQueueWait,
+	TaskCPUSetCPUs,
+	TaskCPUSetMems,
+	TaskCPUSetInfo,
+	TaskMemoryUsage,
+	TaskMemoryWorkingSet,
+	TaskMemoryAnon,
+	TaskMemoryFile,
+	TaskMemoryPeak,
+	TaskMemoryLow,
+	TaskMemoryHigh,
+	TaskMemoryMax,
+	TaskMemorySoftLimit,
+	TaskMemoryMinorFaults,
+	TaskMemoryMajorFaults,
+	TaskMemoryFaults,
+	TaskMemoryRefaults,
+	TaskMemoryOOMKills,
+	TaskMemoryNUMA,
+	TaskIOReadBytes,
+	TaskIOWriteBytes,
+	TaskIOReads,
+	TaskIOWrites,
+	TaskPIDs,
+	TaskPIDsMax,
+	TaskCPUPressureSome,
+	TaskCPUPressureFull,
+	TaskMemoryPressureSome,
+	TaskMemoryPressureFull,
+	TaskIOPressureSome,
+	TaskIOPressureFull,
+	TaskUp,
+	TaskLastSeen,
+	TaskCgroups,
+	TaskRequestedCPUs,
+	TaskRequestedMemory,
+	TaskReadingAge,
+	TaskCPUUsageCores,
+	TaskCPUThrottledRatio,
+	TaskCPUPressureSomeRatio,
+	TaskCPUPressureFullRatio,
+	TaskMemoryPressureSomeRatio,
+	TaskMemoryPressureFullRatio,
+	TaskIOPressureSomeRatio,
+	TaskIOPressureFullRatio,
+	TaskRunQueueWaitRatio,
+	TaskMemoryMinorFaultRate,
+	TaskMemoryMajorFaultRate,
+	TaskMemoryRefaultRate,
+	TaskIOReadRate,
+	TaskIOWriteRate,
+	PlatformInfo,
+	PlatformSockets,
+	PlatformCores,
+	PlatformCPUs,
+	PlatformNUMANodes,
+	PlatformCache,
+	PlatformCPUUsage,
+	PlatformCPUFrequency,
+	PlatformMemoryTotal,
+	PlatformMemoryAvailable,
+	PlatformMemoryUsage,
+	PlatformMemoryNUMAFree,
+	PlatformMemoryNUMAUsed,
+	PlatformCPUPressureSome,
+	PlatformCPUPressureFull,
+	PlatformMemoryPressureSome,
+	PlatformMemoryPressureFull,
+	PlatformIOPressureSome,
+	PlatformIOPressureFull,
+	PlatformLoad1,
+	PlatformLoad5,
+	PlatformLoad15,
+	PlatformVMStat,
+	PlatformCPUUsageCores,
+	PlatformCPUPressureSomeRatio,
+	PlatformMemoryPressureSomeRatio,
+	PlatformIOPressureSomeRatio,
+	AgentUp,
+	AgentInfo,
+	AgentTasks,
+	AgentTicks,
+	AgentOverruns,
+	AgentDuration,
+	AgentErrors,
+	AgentCgroupsVanished,
+	AgentStorageDropped,
+	AgentStorageErrors,
+	AgentCPU,
+	AgentMemory,
+	AgentFiles,
+	AgentFilesMax,
+	AgentGoroutines,
+	AgentReloads,
+	AgentReloadOK,
+}
+
+// Catalogue returns every metric the agent itself produces, in the order of the
+// documentation.
+func Catalogue() []*Desc { return slices.Clone(catalogue) }
