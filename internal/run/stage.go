@@ -1,0 +1,62 @@
+package run
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+)
+
+// The stages of a tick that can fail on their own.
+const (
+	stageDiscover = iota
+	stageMeasure
+	stageStore
+	stageSelf
+	numStages
+)
+
+var stageNames = [numStages]string{"discover", "measure", "store", "self"}
+
+type stage struct {
+	took   time.Duration
+	errors uint64
+	err    error // of the last tick
+
+	failing bool
+	quietAt time.Time // when the last error was
+}
+
+func (s *stage) timed(start time.Time) { s.took = time.Since(start) }
+
+// quiet is how long a stage must go without an error to count as recovered, so
+// that one that fails every other tick does not fill the log.
+const quiet = time.Minute
+
+// report counts an error and logs when the stage begins or ceases to fail.
+func (l *Loop) report(which int, err error) {
+	s := &l.stages[which]
+	s.err = err
+	now := time.Now()
+	switch {
+	case err != nil:
+		s.errors++
+		if !s.failing {
+			slog.Error("a stage fails; the agent goes on", "component", stageNames[which], "error", err)
+		}
+		s.failing, s.quietAt = true, now
+	case s.failing && now.Sub(s.quietAt) >= quiet:
+		s.failing = false
+		slog.Info("a stage works again", "component", stageNames[which])
+	}
+}
+
+// protect turns a panic of a component into an error: a tick never dies.
+func protect(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
+}
