@@ -475,6 +475,11 @@ var (
 		Help:   "Selected event counters of the virtual memory system.",
 		Source: "/proc/vmstat",
 	}
+	PlatformReadingAge = &Desc{
+		Name: "owca_platform_reading_age_seconds", Unit: "seconds", Scale: Milli, Label: "reading",
+		Help:   "Age of the readings that are taken at a slower pace than the interval.",
+		Source: "time since the last read",
+	}
 	PlatformCPUUsageCores = &Desc{
 		Name: "owca_platform_cpu_usage_cores", Unit: "cores", Derived: true,
 		Help:   "CPUs of the host kept busy since the last tick.",
@@ -676,6 +681,7 @@ var catalogue = []*Desc{
 	PlatformLoad5,
 	PlatformLoad15,
 	PlatformVMStat,
+	PlatformReadingAge,
 	PlatformCPUUsageCores,
 	PlatformCPUPressureSomeRatio,
 	PlatformMemoryPressureSomeRatio,

@@ -82,9 +82,9 @@ func platformUnique(keys []string) []string {
 // Close closes the files. A later Read opens them again.
 func (p *Platform) Close() error { return p.host.Close() }
 
-// identityPace is how often the host is asked anew for its name, which changes
+// platformIdentityPace is how often the host is asked anew for its name, which changes
 // while it boots, and for what of its topology and model could not be told.
-const identityPace = 10 * time.Second
+const platformIdentityPace = 10 * time.Second
 
 // Read measures the platform. now is the time of the tick, with a monotonic
 // reading. The result is valid, without what could not be read, even with an
@@ -92,7 +92,7 @@ const identityPace = 10 * time.Second
 func (p *Platform) Read(now time.Time) (*owca.Platform, error) {
 	err := p.host.Read(&p.stat)
 	changed := p.stat.CPUsChanged != p.topologyOf
-	if changed || p.identified.IsZero() || platformDue(now, p.identified, identityPace) {
+	if changed || p.identified.IsZero() || platformDue(now, p.identified, platformIdentityPace) {
 		p.identify(now, changed)
 	}
 	if pace := p.options.SlowInterval; pace > 0 && (changed || p.slowAt.IsZero() || platformDue(now, p.slowAt, pace)) {
