@@ -121,31 +121,35 @@ func (v Value) Append(b []byte, scale Scale) []byte {
 		}
 		return strconv.AppendFloat(b, f, 'g', -1, 64)
 	}
+	start := len(b)
+	b = strconv.AppendUint(b, v.bits, 10)
 	if scale >= 0 {
-		b = strconv.AppendUint(b, v.bits, 10)
-		if v.bits != 0 {
-			for ; scale > 0; scale-- {
-				b = append(b, '0')
-			}
+		for ; scale > 0 && v.bits != 0; scale-- {
+			b = append(b, '0')
 		}
 		return b
 	}
-	digits := int(-scale)
-	unit := uint64(1)
-	for range digits {
-		unit *= 10
+	// The digits are there; what is left is to move the decimal point.
+	frac := -int(scale)
+	if missing := frac + 1 - (len(b) - start); missing > 0 {
+		for range missing {
+			b = append(b, '0')
+		}
+		copy(b[start+missing:], b[start:])
+		for i := range missing {
+			b[start+i] = '0'
+		}
 	}
-	whole, frac := v.bits/unit, v.bits%unit
-	b = strconv.AppendUint(b, whole, 10)
-	if frac == 0 {
-		return b
+	point, end := len(b)-frac, len(b)
+	for end > point && b[end-1] == '0' {
+		end--
 	}
-	b = append(b, '.')
-	for frac != 0 {
-		unit /= 10
-		b = append(b, byte('0'+frac/unit))
-		frac %= unit
+	if end == point {
+		return b[:point]
 	}
+	b = append(b[:end], 0)
+	copy(b[point+1:], b[point:end])
+	b[point] = '.'
 	return b
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -161,6 +162,9 @@ func (l *Loop) adopt(r Runner) (unused []*queue) {
 	l.queues = make([]*queue, 0, len(r.Storages))
 next:
 	for _, s := range r.Storages {
+		if slices.ContainsFunc(l.queues, func(q *queue) bool { return q.storage == s.Storage }) {
+			continue // listed twice, by a YAML alias: its calls must not overlap
+		}
 		for i, q := range old {
 			if q != nil && q.storage == s.Storage {
 				q.name = s.Name

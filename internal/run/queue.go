@@ -91,10 +91,10 @@ func (q *queue) result(err error) {
 	switch {
 	case err != nil && !q.failing:
 		q.failing = true
-		log.Error("storage fails; the agent goes on without it", "storage", q.name, "error", err)
+		log.Error("a storage fails; the agent goes on", "storage", q.name, "error", err)
 	case err == nil && q.failing:
 		q.failing = false
-		log.Info("storage works again", "storage", q.name)
+		log.Info("a storage works again", "storage", q.name)
 	}
 }
 
