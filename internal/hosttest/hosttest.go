@@ -252,14 +252,22 @@ const loadVariable = "OWCA_HOSTTEST_LOAD"
 // Main is for TestMain of a package that uses Start: the loads are run by the
 // test binary itself, started again.
 func Main(m *testing.M) {
-	if load := os.Getenv(loadVariable); load != "" {
-		if err := run(strings.Fields(load)); err != nil {
-			fmt.Fprintln(os.Stderr, "hosttest load:", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	RunLoad()
 	os.Exit(m.Run())
+}
+
+// RunLoad is for a TestMain that has more to do than Main: it does not return if
+// this process is a load.
+func RunLoad() {
+	load := os.Getenv(loadVariable)
+	if load == "" {
+		return
+	}
+	if err := run(strings.Fields(load)); err != nil {
+		fmt.Fprintln(os.Stderr, "hosttest load:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // Start starts a load inside the cgroup; none of its work is done outside.
