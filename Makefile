@@ -1,0 +1,94 @@
+# make lists the targets. Go and git are enough for build and test.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# Static, the same bytes wherever it is built. The version is the one that Go
+# takes from git; a tree without history (a tarball) builds too, without one.
+OUT        ?= bin/owca
+BUILDVCS   := $(if $(shell git rev-parse -q --verify HEAD 2>/dev/null),true,false)
+BUILDFLAGS := -trimpath -buildvcs=$(BUILDVCS)
+
+# The race detector needs cgo; RACE=-race insists on it, RACE= does without.
+CC   := $(shell go env CC)
+RACE ?= $(if $(shell command -v $(firstword $(CC))),-race)
+
+ARGS      ?=
+TESTFLAGS ?=
+PKG       ?= ./...
+FUZZTIME  ?= 60s
+
+# Tools are for this machine, whatever GOARCH the caller asks for.
+host := GOOS= GOARCH=
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## static binary OUT (bin/owca) for GOARCH
+	CGO_ENABLED=0 go build $(BUILDFLAGS) -o $(OUT) ./cmd/owca
+
+.PHONY: run
+run: build ## build and start the agent on this host, as root if possible; ARGS are passed on
+	@if [ "$$(id -u)" = 0 ]; then set -x; exec $(abspath $(OUT)) run --root $(ARGS); \
+	elif command -v sudo >/dev/null; then set -x; exec sudo $(abspath $(OUT)) run --root $(ARGS); \
+	else set -x; exec $(abspath $(OUT)) run $(ARGS); fi
+
+.PHONY: test
+test: bin/testreport ## tests of PKG; with the race detector if there is a C compiler
+	@$(if $(RACE),,echo "without the race detector: no C compiler ($(CC)), or RACE= given")
+	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -json $(TESTFLAGS) $(PKG) | bin/testreport
+
+.PHONY: vm-test
+vm-test: ## the host packages' tests on pure cgroup v1 and v2 kernels, in VMs; ARGS for test/vm/run
+	test/vm/run $(ARGS)
+
+.PHONY: e2e
+e2e: build ## test/e2e/*.sh, on real parts
+	@for script in test/e2e/*.sh; do \
+		[ -e "$$script" ] || continue; echo "== $$script"; "$$script"; done
+
+.PHONY: fuzz
+fuzz: ## every fuzz test of PKG for FUZZTIME (60s), one a CPU at a time
+	tools/fuzz $(FUZZTIME) $(PKG)
+
+.PHONY: bench
+bench: ## cost of a tick on this host: prints and writes "bench NAME VALUE UNIT"
+	go run ./test/bench $(ARGS)
+
+.PHONY: lint
+lint: bin/golangci-lint ## golangci-lint, formatting, import table, vet for arm64, go.mod
+	$(host) bin/golangci-lint run ./...
+	cd tools && $(host) ../bin/golangci-lint run ./...
+	$(host) go test -C tools ./testreport
+	$(host) go test -C tools ./importtable -args -golangci-lint="$(CURDIR)/bin/golangci-lint"
+	GOARCH=arm64 CGO_ENABLED=0 go vet ./...
+	go mod tidy -diff
+
+.PHONY: generate
+generate: ## docs that the program itself writes
+	$(host) go build -buildvcs=false -o bin/generate/owca ./cmd/owca
+	bin/generate/owca components --format markdown >bin/generate/components.md
+	bin/generate/owca schema >bin/generate/owca.schema.json
+	mv bin/generate/components.md bin/generate/owca.schema.json docs/
+
+.PHONY: reproducible
+reproducible: build ## build again, all of it, in another directory: the same bytes?
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	tar -cf - --exclude=./bin . | tar -xf - -C "$$dir"; \
+	(cd "$$dir" && CGO_ENABLED=0 go build -a $(BUILDFLAGS) -o owca.again ./cmd/owca); \
+	sha256sum $(OUT) "$$dir/owca.again"; \
+	cmp $(OUT) "$$dir/owca.again"
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+
+# go build knows better than make whether they are up to date.
+.PHONY: bin/golangci-lint bin/testreport
+bin/golangci-lint:
+	@$(host) go build -C tools -buildvcs=false -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+bin/testreport:
+	@$(host) go build -C tools -buildvcs=false -o ../$@ ./testreport
