@@ -1,0 +1,83 @@
+package main
+
+import (
+	"path/filepath"
+	"time"
+
+	"github.com/owca-project/owca/internal/config"
+	"github.com/owca-project/owca/internal/discover"
+	"github.com/owca-project/owca/internal/measure"
+	"github.com/owca-project/owca/internal/store"
+)
+
+// components is the one list of everything that can stand behind a tag in a
+// configuration. `owca components`, `owca schema` and docs/components.md are
+// made from it. host may be nil where nothing will be started.
+func components(host *measure.Host) []config.Component {
+	hierarchies := func() ([]string, error) { return hierarchies(host) }
+	return []config.Component{
+		{Tag: "MeasurementRunner", Help: "Measures the tasks of this host and stores the metrics.",
+			New: func() any { return newMeasurementRunner() }},
+		{Tag: "DetectionRunner", Help: "Measures, and looks for anomalies.",
+			New: func() any {
+				return &detectionRunner{planned: planned{"DetectionRunner"}, measurementRunner: *newMeasurementRunner()}
+			}},
+		{Tag: "AllocationRunner", Help: "Measures, and adjusts allocations.",
+			New: func() any {
+				return &allocationRunner{planned: planned{"AllocationRunner"}, measurementRunner: *newMeasurementRunner()}
+			}},
+		{Tag: "AllocationConfiguration", Help: "Units and defaults of allocations.",
+			New: func() any { return &allocationConfiguration{CPUQuotaPeriod: 1000, CPUSharesUnit: 1000} }},
+
+		{Tag: "AutoNode", Help: "Finds every task of this host in its cgroups: services, containers, pods, plain cgroups.",
+			New: func() any { return discover.NewAuto(hierarchies, procfs(host)) }},
+		{Tag: "StaticNode", Help: "Tasks named by their cgroups.",
+			New: func() any { return discover.NewStatic(hierarchies) }},
+		{Tag: "MesosNode", Help: "Tasks of a Mesos agent.",
+			New: func() any {
+				return &mesosNode{plannedNode: plannedNode{planned{"MesosNode"}}, Endpoint: "https://127.0.0.1:5051", SSLVerify: true, Timeout: 5 * time.Second}
+			}},
+		{Tag: "KubernetesNode", Help: "Pods of a kubelet.",
+			New: func() any {
+				return &kubernetesNode{plannedNode: plannedNode{planned{"KubernetesNode"}}, CgroupDriver: "cgroupfs", KubeletEndpoint: "https://127.0.0.1:10250", MonitoredNamespaces: []string{"default"}}
+			}},
+
+		{Tag: "LogStorage", Help: "Writes metrics to a file or to stderr, in the Prometheus text format.",
+			New: func() any { return store.NewLog() }},
+		{Tag: "PrometheusStorage", Help: "Offers the metrics of the last tick to Prometheus over HTTP.",
+			New: func() any { return store.NewPrometheus() }},
+		{Tag: "FilterStorage", Help: "Passes on some of the metrics to other storages.",
+			New: func() any { return store.NewFilter() }},
+		{Tag: "KafkaStorage", Help: "Sends metrics to Kafka.",
+			New: func() any {
+				return &kafkaStorage{plannedStorage: plannedStorage{planned{"KafkaStorage"}}, Brokers: []string{"127.0.0.1:9092"}, Timeout: 500 * time.Millisecond}
+			}},
+
+		{Tag: "NOPAnomalyDetector", Help: "Finds nothing.",
+			New: func() any { return &nopAnomalyDetector{plannedDetector{planned{"NOPAnomalyDetector"}}} }},
+		{Tag: "ExampleDetector", Help: "Makes up contention in fixed phases.",
+			New: func() any {
+				return &exampleDetector{plannedDetector: plannedDetector{planned{"ExampleDetector"}}, CycleLength: 90}
+			}},
+		{Tag: "NOPAllocator", Help: "Changes nothing.",
+			New: func() any { return &nopAllocator{plannedAllocator{planned{"NOPAllocator"}}} }},
+		{Tag: "StaticAllocator", Help: "Applies fixed rules.",
+			New: func() any { return &staticAllocator{plannedAllocator: plannedAllocator{planned{"StaticAllocator"}}} }},
+	}
+}
+
+// procfs is where /proc of the host is.
+func procfs(host *measure.Host) string {
+	if host == nil {
+		return ""
+	}
+	return filepath.Join(host.Proc.Root, "proc")
+}
+
+// hierarchies are where the cgroups of the host are mounted, v2 first.
+func hierarchies(host *measure.Host) ([]string, error) {
+	if host.CgroupError != nil {
+		return nil, host.CgroupError
+	}
+	return host.Cgroups.Dirs(), nil
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/owca-project/owca/examples"
+)
+
+// plannedExamples are those that this version only checks.
+var plannedExamples = []string{"allocation.yaml", "kubernetes.yaml", "mesos.yaml", "original.yaml"}
+
+// TestExamples: each example is valid, and the agent can do a tick with it, or
+// says that it cannot yet.
+func TestExamples(t *testing.T) {
+	names, err := fs.Glob(examples.FS, "*.yaml")
+	if err != nil || len(names) < 10 {
+		t.Fatalf("examples: %v, %v", names, err)
+	}
+	onDisk, err := filepath.Glob("../../examples/*")
+	if err != nil || len(onDisk) != len(names)+2 {
+		t.Errorf("%d files in examples/, %d of them decoded; the others are examples.go and web-config.yml: %v", len(onDisk), len(names), err)
+	}
+	t.Setenv("HOSTNAME", "host-1")
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, name)
+			data := here(t, dir, name)
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			isPlanned := slices.Contains(plannedExamples, name)
+			var stdout, stderr bytes.Buffer
+			if code := execute([]string{"validate", path}, &stdout, &stderr); code != exitOK || stdout.String() != path+": valid\n" {
+				t.Errorf("owca validate: %d\n%s%s", code, &stdout, &stderr)
+			}
+			if warned := strings.Contains(stderr.String(), "is not part of this version: owca run will refuse it"); warned != isPlanned || !warned && stderr.Len() > 0 {
+				t.Errorf("owca validate, of an example that can run %v, prints:\n%s", !isPlanned, &stderr)
+			}
+
+			c := exec.Command("owca", "run", "--root="+strconv.FormatBool(os.Geteuid() == 0), "--once", "--config", path)
+			out, err := c.CombinedOutput()
+			switch code := c.ProcessState.ExitCode(); {
+			case isPlanned && (code != exitFailed || !strings.Contains(string(out), "is not part of this version of owca")):
+				t.Errorf("owca run: %v\n%s", err, out)
+			case !isPlanned && code != exitOK:
+				t.Errorf("owca run: %v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// here returns an example with its files in dir and a port that is free.
+func here(t *testing.T, dir, name string) []byte {
+	t.Helper()
+	web, err := os.ReadFile("../../examples/web-config.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "web-config.yml"), web, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeCert(dir); err != nil {
+		t.Fatal(err)
+	}
+	data, err := fs.ReadFile(examples.FS, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []byte(strings.NewReplacer(
+		"listen: 127.0.0.1:9179", "listen: 127.0.0.1:0",
+		"listen: :9179", "listen: 127.0.0.1:0",
+		"/etc/owca/", dir+"/", "/var/log/owca/", dir+"/", "/var/lib/owca/", dir+"/",
+		"/var/lib/prometheus/node-exporter/", dir+"/",
+	).Replace(string(data)))
+}
+
+// What runs without a configuration is one of the examples.
+func TestAutomaticIsAnExample(t *testing.T) {
+	data, err := fs.ReadFile(examples.FS, "automatic.yaml")
+	if err != nil || !bytes.Equal(data, examples.Automatic) {
+		t.Errorf("automatic.yaml is not examples.Automatic: %v", err)
+	}
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/examples"
+	"github.com/owca-project/owca/internal/config"
+	"github.com/owca-project/owca/internal/measure"
+	"github.com/owca-project/owca/internal/run"
+)
+
+type runCommand struct {
+	Config   string   `short:"c" placeholder:"FILE" help:"Configuration file. Without one: every task of this host to a Prometheus endpoint on 127.0.0.1:9179 (see examples/automatic.yaml)."`
+	Log      []string `short:"l" aliases:"log-level" sep:"none" placeholder:"[COMPONENT:]LEVEL" help:"Log level: trace, debug, info, warning, error or critical; of one component, if named. Repeatable."`
+	Register []string `short:"r" sep:"none" placeholder:"PLUGIN" help:"Load a component from outside. Repeatable."`
+	Root     bool     `short:"0" help:"Run although this is root."`
+	Once     bool     `help:"Run one tick and exit. Rates need two ticks, so there are none."`
+	HostRoot string   `default:"/" placeholder:"DIR" help:"Where the root of the host is mounted, as in a container (default: /)."`
+	Output   string   `default:"auto" enum:"auto,table,lines,none" help:"What to show of the tasks on stdout: a live table, plain lines, or nothing. auto: the table on a terminal; otherwise lines without --config, nothing with it."`
+	Version  bool     `short:"v" help:"Print the version and exit."`
+}
+
+func (c *runCommand) Run(ctx context.Context, io stdio) error {
+	if c.Version {
+		return versionCommand{}.Run(io)
+	}
+	if len(c.Register) > 0 {
+		return &exitError{exitFailed, fmt.Errorf("--register %s: components from outside are not part of this version", strings.Join(c.Register, ", "))}
+	}
+	levels, err := logLevelsOf(nil, c.Log)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if os.Geteuid() == 0 && !c.Root {
+		return &exitError{exitUsage, errors.New(refuseRoot)}
+	}
+	if info, err := os.Stat(c.HostRoot); err != nil || !info.IsDir() {
+		return &exitError{exitUsage, fmt.Errorf("--host-root %s is not a directory", c.HostRoot)}
+	}
+
+	show := newDisplay(c.Output, c.Config == "", io)
+	logs := newLogHandler(show.logWriter(io.err), levels)
+	slog.SetDefault(slog.New(logs))
+
+	host := measure.Open(c.HostRoot)
+	a := &agent{host: host, path: c.Config, flags: c.Log, logs: logs}
+	a.loop = run.New(host, run.Build(buildInfo()), show.observe)
+	runner, err := a.start(ctx)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+
+	if c.Once {
+		if err := a.loop.Once(ctx, runner); err != nil {
+			return fmt.Errorf("not everything worked in this tick: %w", err)
+		}
+		return show.close()
+	}
+	ctx, stopped := context.WithCancelCause(ctx)
+	defer stopped(nil)
+	go a.signals(ctx, stopped)
+	go a.watch(ctx)
+	if err := show.open(ctx, func() { stopped(errInterrupted) }); err != nil {
+		return err
+	}
+	slog.Info("owca runs", "component", "run", "version", buildInfo().Version, "interval", runner.Interval, "config", a.source())
+	a.loop.Run(ctx, runner)
+	if err := show.close(); err != nil {
+		return err
+	}
+	if errors.Is(context.Cause(ctx), errInterrupted) {
+		return &exitError{exitInterrupted, nil}
+	}
+	return nil
+}
+
+const refuseRoot = `refusing to run as root: it is not needed.
+Run it as an ordinary user; measuring cgroups needs no capability. For what is to come the user needs, by a
+systemd unit's AmbientCapabilities= or from the container runtime:
+  CAP_PERFMON       performance counters of other users' tasks
+  CAP_DAC_OVERRIDE  write limits of cgroups, and resctrl
+  CAP_SETUID        put other users' tasks into resctrl groups
+To run as root all the same, say --root (-0).`
+
+var errInterrupted = errors.New("interrupted")
+
+// signals ends the agent on SIGINT and SIGTERM, a second one at once, and
+// reloads the configuration on SIGHUP.
+func (a *agent) signals(ctx context.Context, stop context.CancelCauseFunc) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(c)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-c:
+			switch {
+			case s == syscall.SIGHUP && a.path != "":
+				a.reload(ctx, "SIGHUP")
+			case s == syscall.SIGINT:
+				stop(errInterrupted)
+				return
+			default:
+				stop(fmt.Errorf("stopped by %v", s))
+				return
+			}
+		}
+	}
+}
+
+// source is where the configuration comes from, for messages.
+func (a *agent) source() string {
+	if a.path == "" {
+		return "automatic"
+	}
+	return a.path
+}
+
+func (a *agent) read() (data []byte, name string, err error) {
+	if a.path == "" {
+		return examples.Automatic, "automatic.yaml", nil
+	}
+	data, err = config.ReadFile(a.path)
+	return data, a.path, err
+}
+
+// storageNames gives each storage a name of its own: its tag, numbered where
+// there are several.
+func storageNames(parts []*config.Instance) func(owca.Storage) string {
+	names := map[owca.Storage]string{}
+	used := map[string]int{}
+	for _, p := range parts {
+		s, ok := p.Value.(owca.Storage)
+		if !ok {
+			continue
+		}
+		names[s] = p.Tag
+		if used[p.Tag]++; used[p.Tag] > 1 {
+			names[s] = fmt.Sprintf("%s-%d", p.Tag, used[p.Tag])
+		}
+	}
+	return func(s owca.Storage) string { return names[s] }
+}

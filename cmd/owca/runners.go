@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/measure"
+	"github.com/owca-project/owca/internal/proc"
+	"github.com/owca-project/owca/internal/run"
+	"github.com/owca-project/owca/internal/store"
+)
+
+// configuration is the top level of a file.
+type configuration struct {
+	Loggers map[string]string `yaml:"loggers" help:"Log levels by component."`
+	Runner  runner            `yaml:"runner" required:"true" help:"What the agent does."`
+}
+
+// runner is what can stand at the top of a configuration.
+type runner interface {
+	// loop returns what the loop is to do; names are those of the storages.
+	loop(names func(owca.Storage) string) run.Runner
+}
+
+// measurementRunner is the configuration of a loop that measures.
+type measurementRunner struct {
+	Node            owca.Node         `yaml:"node" required:"true" help:"Where tasks are discovered."`
+	MetricsStorage  []owca.Storage    `yaml:"metrics_storage" help:"Where metrics go: one storage, or a list."`
+	Interval        time.Duration     `yaml:"interval" alias:"action_delay" range:"0..60" help:"Time from the beginning of one tick to that of the next. At least 50 ms; 0, which the original allowed, means 50 ms."`
+	ExtraLabels     map[string]string `yaml:"extra_labels" help:"Labels added to every metric. They win over all others."`
+	CommonLabels    []string          `yaml:"common_labels" help:"Labels of the host that are added to every metric, of: sockets, cores, cpus, host, owca_version, cpu_model."`
+	Derived         bool              `yaml:"enable_derived_metrics" help:"Store rates and ratios, too, which are computed from two ticks."`
+	MemoryStat      time.Duration     `yaml:"memory_stat_interval" range:"0..3600" help:"How often memory.stat of each task is read (anon, file, faults, refaults, working set), which costs more than the other files. 0 = never."`
+	NUMA            time.Duration     `yaml:"numa_stat_interval" range:"0..3600" help:"How often the memory of each task per NUMA node is read. 0 = never."`
+	Limits          time.Duration     `yaml:"limits_interval" range:"0..3600" help:"How often the limits of each task are read (quotas, weights, memory limits, cpusets). 0 = never."`
+	RunQueue        time.Duration     `yaml:"run_queue_interval" range:"0..3600" help:"How often the run-queue wait of each task's threads is read. 0 = never."`
+	RunQueueThreads int               `yaml:"run_queue_max_threads" range:"1..100000" help:"Tasks with more threads than this have no run-queue wait: reading it costs about 10 µs a thread."`
+	PlatformSlow    time.Duration     `yaml:"platform_slow_interval" range:"0.05..3600" help:"How often the costly readings of the platform are taken (cpu frequency, memory of NUMA nodes)."`
+	VMStat          []string          `yaml:"vmstat" help:"Keys of /proc/vmstat to store."`
+
+	RDTEnabled *bool    `yaml:"rdt_enabled" help:"Monitor cache occupancy and memory bandwidth by resctrl. null = if the host can. This version cannot yet, and says so if true."`
+	EventNames []string `yaml:"event_names" help:"Performance counters. This version has none yet, and says so if any is named."`
+}
+
+func newMeasurementRunner() *measurementRunner {
+	return &measurementRunner{
+		MetricsStorage:  []owca.Storage{store.NewLog()},
+		Interval:        time.Second,
+		CommonLabels:    slices.Clone(run.CommonLabels),
+		MemoryStat:      10 * time.Second,
+		NUMA:            time.Minute,
+		Limits:          10 * time.Second,
+		RunQueue:        10 * time.Second,
+		RunQueueThreads: 1000,
+		PlatformSlow:    10 * time.Second,
+		VMStat:          slices.Clone(proc.DefaultVMStat),
+	}
+}
+
+const minInterval = 50 * time.Millisecond
+
+// Validate checks what the struct tags cannot.
+func (r *measurementRunner) Validate() error {
+	var errs []error
+	if r.Interval > 0 && r.Interval < minInterval {
+		errs = append(errs, &fieldError{"interval", fmt.Errorf("%v is too short (at least 50ms)", r.Interval)})
+	}
+	for _, name := range r.CommonLabels {
+		if !slices.Contains(run.CommonLabels, name) {
+			errs = append(errs, &fieldError{"common_labels", fmt.Errorf("%q is not a common label (one of %v)", name, run.CommonLabels)})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fieldError says which field of a component is wrong.
+type fieldError struct {
+	field string
+	err   error
+}
+
+func (e *fieldError) Error() string { return e.err.Error() }
+func (e *fieldError) Unwrap() error { return e.err }
+func (e *fieldError) Field() string { return e.field }
+
+func (r *measurementRunner) loop(names func(owca.Storage) string) run.Runner {
+	out := run.Runner{
+		Node:         r.Node,
+		Interval:     max(r.Interval, minInterval),
+		CommonLabels: r.CommonLabels,
+		ExtraLabels:  r.ExtraLabels,
+		Derived:      r.Derived,
+		Tasks: measure.TaskOptions{
+			MemoryStat: r.MemoryStat, NUMA: r.NUMA, Limits: r.Limits,
+			RunQueue: r.RunQueue, RunQueueThreads: r.RunQueueThreads,
+		},
+		Platform: measure.PlatformOptions{VMStat: r.VMStat, SlowInterval: r.PlatformSlow, Derived: r.Derived},
+	}
+	for _, s := range r.MetricsStorage {
+		out.Storages = append(out.Storages, run.Storage{Name: names(s), Storage: s})
+	}
+	return out
+}
+
+// notYet says what the configuration asks of this version that it cannot do.
+func (r *measurementRunner) notYet() []string {
+	var list []string
+	if r.RDTEnabled != nil && *r.RDTEnabled {
+		list = append(list, "rdt_enabled: resctrl monitoring is not part of this version; the rest is measured")
+	}
+	if len(r.EventNames) > 0 {
+		list = append(list, "event_names: performance counters are not part of this version; the rest is measured")
+	}
+	return list
+}
