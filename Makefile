@@ -68,11 +68,8 @@ lint: bin/golangci-lint ## golangci-lint, formatting, import table, vet for arm6
 	go mod tidy -diff
 
 .PHONY: generate
-generate: ## docs that the program itself writes
-	$(host) go build -buildvcs=false -o bin/generate/owca ./cmd/owca
-	bin/generate/owca components --format markdown >bin/generate/components.md
-	bin/generate/owca schema >bin/generate/owca.schema.json
-	mv bin/generate/components.md bin/generate/owca.schema.json docs/
+generate: ## the pages of docs/ that the program itself writes
+	$(host) go test ./cmd/owca -run '^TestDocs$$' -count=1 -args -update
 
 .PHONY: reproducible
 reproducible: build ## build again, all of it, in another directory: the same bytes?
