@@ -28,6 +28,7 @@ func (p planned) Start(context.Context) error {
 
 type plannedNode struct{ planned }
 
+//nolint:unparam // the interface has the results
 func (p plannedNode) Tasks(ctx context.Context) ([]owca.Task, error) { return nil, p.Start(ctx) }
 
 type plannedStorage struct{ planned }
@@ -36,12 +37,14 @@ func (p plannedStorage) Store(ctx context.Context, _ []owca.Metric) error { retu
 
 type plannedDetector struct{ planned }
 
+//nolint:unparam // the interface has the results
 func (p plannedDetector) Detect(ctx context.Context, _ *owca.Snapshot) ([]owca.Anomaly, []owca.Metric, error) {
 	return nil, nil, p.Start(ctx)
 }
 
 type plannedAllocator struct{ planned }
 
+//nolint:unparam // the interface has the results
 func (p plannedAllocator) Allocate(ctx context.Context, _ *owca.Snapshot) (owca.Decision, error) {
 	return owca.Decision{}, p.Start(ctx)
 }

@@ -89,7 +89,7 @@ systemd unit's AmbientCapabilities= or from the container runtime:
   CAP_PERFMON       performance counters of other users' tasks
   CAP_DAC_OVERRIDE  write limits of cgroups, and resctrl
   CAP_SETUID        put other users' tasks into resctrl groups
-To run as root all the same, say --root (-0).`
+To run as root all the same, say --root (-0)`
 
 var errInterrupted = errors.New("interrupted")
 

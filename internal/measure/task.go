@@ -227,7 +227,7 @@ func (t *Tasks) Close() {
 	clear(t.known)
 	t.order, t.last = nil, nil
 	if t.schedstat != nil {
-		t.schedstat.Close()
+		_ = t.schedstat.Close() // a directory that was only read
 		t.schedstat = nil
 	}
 }
@@ -235,7 +235,7 @@ func (t *Tasks) Close() {
 func (k *taskState) close() {
 	for _, m := range k.members {
 		if m.group != nil {
-			m.group.Close()
+			_ = m.group.Close() // only read
 		}
 	}
 }
@@ -264,7 +264,7 @@ func (k *taskState) setMembers(paths []string) {
 // gone closes a member whose cgroup no longer exists, or is no longer the task's.
 func (k *taskState) gone(m *member) {
 	if m.group != nil {
-		m.group.Close()
+		_ = m.group.Close() // only read
 		m.group = nil
 	}
 	k.carry(m)
