@@ -36,10 +36,10 @@ type display struct {
 	logs tableLog
 
 	opened bool
-	stop   chan struct{} // closed by close
-	done   chan struct{} // closed when what open started has ended
-	fresh  chan struct{} // there is something new to show
-	pipe   chan os.Signal
+	stop   chan struct{}  // closed by close
+	done   chan struct{}  // closed when what open started has ended
+	fresh  chan struct{}  // there is something new to show
+	pipe   chan os.Signal // SIGPIPE, so that it does not kill
 
 	mu      sync.Mutex
 	capture capture
@@ -143,10 +143,10 @@ func (d *display) take(f *frame) bool {
 	return true
 }
 
-// open begins to show what observe gets, until close. interrupt is called, from
+// open begins to show what observe gets, until close. stop is called, from
 // another goroutine, when the user wants the agent to end; the end of ctx is
 // shown. The error is of usage; what fails later is logged.
-func (d *display) open(ctx context.Context, interrupt func()) error {
+func (d *display) open(ctx context.Context, stop func(interrupted bool)) error {
 	switch d.mode {
 	case modeLines:
 		// The end of "owca | head" ends the lines, not the agent: a write fails
@@ -160,7 +160,7 @@ func (d *display) open(ctx context.Context, interrupt func()) error {
 			return &exitError{exitUsage, errors.New("--output table needs a terminal, and not a dumb one; --output lines does not")}
 		}
 		d.opened = true
-		d.startTable(ctx, out, interrupt)
+		d.startTable(ctx, out, stop)
 	}
 	return nil
 }
@@ -220,9 +220,9 @@ func (d *display) writeLines() {
 
 // startTable shows the live table on the terminal until close, or until it
 // fails.
-func (d *display) startTable(ctx context.Context, out *os.File, interrupt func()) {
+func (d *display) startTable(ctx context.Context, out *os.File, stop func(interrupted bool)) {
 	before, stateErr := term.GetState(int(d.in.Fd()))
-	program := tea.NewProgram(newTable(ctx, d, interrupt),
+	program := tea.NewProgram(newTable(d, ctx.Done(), stop),
 		tea.WithInput(d.in), tea.WithOutput(out), tea.WithoutSignalHandler())
 	d.logs.divert()
 	ended := make(chan error, 1)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"strings"
 
@@ -12,9 +11,9 @@ import (
 
 // table is the live table on a terminal, a bubbletea model.
 type table struct {
-	show      *display
-	ctx       context.Context // of the agent
-	interrupt func()
+	show   *display
+	ending <-chan struct{}        // closed when the agent begins to end
+	stop   func(interrupted bool) // by Ctrl-C, or by q
 
 	width, height int
 	frame         frame
@@ -29,8 +28,8 @@ type table struct {
 	lines []string // of the log
 }
 
-func newTable(ctx context.Context, d *display, interrupt func()) *table {
-	return &table{show: d, ctx: ctx, interrupt: interrupt, sort: sortCPU}
+func newTable(d *display, ending <-chan struct{}, stop func(interrupted bool)) *table {
+	return &table{show: d, ending: ending, stop: stop, sort: sortCPU}
 }
 
 type (
@@ -48,18 +47,18 @@ func (t *table) wait() tea.Msg {
 	}
 }
 
-// stopped waits for the end of the agent to begin.
-func (t *table) stopped() tea.Msg {
+// end waits for the end of the agent to begin.
+func (t *table) end() tea.Msg {
 	select {
 	case <-t.show.stop:
 		return tea.QuitMsg{}
-	case <-t.ctx.Done():
+	case <-t.ending:
 		return stoppingMsg{}
 	}
 }
 
 // Init is the first thing that bubbletea calls.
-func (t *table) Init() tea.Cmd { return tea.Batch(t.wait, t.stopped) }
+func (t *table) Init() tea.Cmd { return tea.Batch(t.wait, t.end) }
 
 // Update takes keys and what wait brings.
 func (t *table) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
@@ -96,7 +95,7 @@ func (t *table) key(key string) tea.Cmd {
 			return tea.Quit // gives the terminal back if the end takes long
 		}
 		t.stopping = true
-		go t.interrupt()
+		go t.stop(key == "ctrl+c")
 	case "?", "h":
 		t.help = !t.help
 	case "esc":

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -177,7 +176,7 @@ func FuzzClean(f *testing.F) {
 // testTable is a table of this size that shows f.
 func testTable(f *frame, width, height int) *table {
 	d := newDisplay(modeTable, true, stdio{})
-	m := newTable(context.Background(), d, func() {})
+	m := newTable(d, nil, func(bool) {})
 	m.Update(tea.WindowSizeMsg{Width: width, Height: height})
 	m.frame = *f
 	m.arrange()
@@ -595,7 +594,7 @@ func TestTerminal(t *testing.T) {
 	}
 
 	interrupted := make(chan struct{})
-	if err := d.open(t.Context(), func() { close(interrupted) }); err != nil {
+	if err := d.open(t.Context(), func(bool) { close(interrupted) }); err != nil {
 		t.Fatal(err)
 	}
 	p.expect("\x1b[?1049h") // the alternate screen
@@ -639,7 +638,7 @@ func TestTerminalLost(t *testing.T) {
 	d.in = p.owner
 	var logs bytes.Buffer
 	d.logWriter(&logs)
-	if err := d.open(t.Context(), func() {}); err != nil {
+	if err := d.open(t.Context(), func(bool) {}); err != nil {
 		t.Fatal(err)
 	}
 	d.observe(testSnapshot())

@@ -61,15 +61,22 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 
 	if c.Once {
 		if err := a.loop.Once(ctx, runner); err != nil {
-			return fmt.Errorf("not everything worked in this tick: %w", err)
+			return errors.Join(fmt.Errorf("not everything worked in this tick: %w", err), show.close())
 		}
 		return show.close()
 	}
 	ctx, stopped := context.WithCancelCause(ctx)
 	defer stopped(nil)
-	go a.signals(ctx, stopped)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go a.obey(ctx, signals, stopped)
 	go a.watch(ctx)
-	if err := show.open(ctx, func() { stopped(errInterrupted) }); err != nil {
+	if err := show.open(ctx, func(interrupted bool) {
+		if interrupted {
+			stopped(errInterrupted)
+		}
+		stopped(errors.New("stopped by q"))
+	}); err != nil {
 		return err
 	}
 	slog.Info("owca runs", "component", "run", "version", buildInfo().Version, "interval", runner.Interval, "config", a.source())
@@ -93,17 +100,16 @@ To run as root all the same, say --root (-0)`
 
 var errInterrupted = errors.New("interrupted")
 
-// signals ends the agent on SIGINT and SIGTERM, a second one at once, and
-// reloads the configuration on SIGHUP.
-func (a *agent) signals(ctx context.Context, stop context.CancelCauseFunc) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(c)
+// obey ends the agent on SIGINT and SIGTERM, a second one at once, and reloads
+// the configuration on SIGHUP. Without one, SIGHUP means that the terminal has
+// gone.
+func (a *agent) obey(ctx context.Context, signals chan os.Signal, stop context.CancelCauseFunc) {
+	defer signal.Stop(signals)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case s := <-c:
+		case s := <-signals:
 			switch {
 			case s == syscall.SIGHUP && a.path != "":
 				a.reload(ctx, "SIGHUP")

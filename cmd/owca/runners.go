@@ -97,7 +97,7 @@ func (r *measurementRunner) loop(names func(owca.Storage) string) run.Runner {
 			MemoryStat: r.MemoryStat, NUMA: r.NUMA, Limits: r.Limits,
 			RunQueue: r.RunQueue, RunQueueThreads: r.RunQueueThreads,
 		},
-		Platform: measure.PlatformOptions{VMStat: r.VMStat, SlowInterval: r.PlatformSlow, Derived: r.Derived},
+		Platform: measure.PlatformOptions{VMStat: r.VMStat, SlowInterval: r.PlatformSlow},
 	}
 	for _, s := range r.MetricsStorage {
 		out.Storages = append(out.Storages, run.Storage{Name: names(s), Storage: s})

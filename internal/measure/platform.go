@@ -16,7 +16,6 @@ type PlatformOptions struct {
 	// SlowInterval is the pace of the costly readings: the frequencies of CPUs
 	// and the memory of NUMA nodes, which are repeated in between. 0 = never.
 	SlowInterval time.Duration
-	Derived      bool // compute rates and ratios, too
 }
 
 // Platform measures the host, tick after tick. One goroutine at a time may use
@@ -196,7 +195,7 @@ func (p *Platform) appendCPUs(m owca.Measurements, now time.Time) owca.Measureme
 	}
 	passed := now.Sub(p.busyAt).Seconds()
 	p.busyAt, p.busyOf = now, p.stat.CPUsChanged
-	if p.options.Derived && valid && passed > 0 {
+	if valid && passed > 0 {
 		cores := owca.Int(ticks).Float(owca.PlatformCPUUsage.Scale) / passed
 		m = append(m, owca.Reading{Desc: owca.PlatformCPUUsageCores, Value: owca.Float(cores)})
 	}
@@ -235,7 +234,7 @@ func (p *Platform) appendPressure(m owca.Measurements, now time.Time) owca.Measu
 		desc := &platformPressures[i]
 		m = platformAppend(m, desc.some, "", pressure.Some)
 		m = platformAppend(m, desc.full, "", pressure.Full)
-		if ratio, ok := p.pressureLast[i].share(pressure.Some, desc.some.Scale, now); ok && p.options.Derived {
+		if ratio, ok := p.pressureLast[i].share(pressure.Some, desc.some.Scale, now); ok {
 			m = append(m, owca.Reading{Desc: desc.ratio, Value: owca.Float(ratio)})
 		}
 	}

@@ -115,7 +115,7 @@ func platformText(m owca.Measurements, without ...*owca.Desc) string {
 
 func TestPlatformCaptured(t *testing.T) {
 	h := newPlatformHost(t, "two-socket-offline", PlatformOptions{
-		VMStat: []string{"nr_free_pages", "no_such_key", "numa_hit", "nr_free_pages"}, SlowInterval: 10 * time.Second, Derived: true,
+		VMStat: []string{"nr_free_pages", "no_such_key", "numa_hit", "nr_free_pages"}, SlowInterval: 10 * time.Second,
 	})
 	p := h.mustAfter(0)
 	if got, want := *p, (owca.Platform{
@@ -186,7 +186,7 @@ func platformPSI(total int) string {
 }
 
 func TestPlatformDerived(t *testing.T) {
-	h := newPlatformHost(t, "epyc", PlatformOptions{Derived: true})
+	h := newPlatformHost(t, "epyc", PlatformOptions{})
 	derived := []*owca.Desc{owca.PlatformCPUUsageCores, owca.PlatformCPUPressureSomeRatio, owca.PlatformMemoryPressureSomeRatio, owca.PlatformIOPressureSomeRatio}
 	nan := math.NaN()
 	for i, step := range []struct {
@@ -222,14 +222,6 @@ func TestPlatformDerived(t *testing.T) {
 			if ok == math.IsNaN(step.want[j]) || ok && math.Abs(got-step.want[j]) > 1e-9 {
 				t.Errorf("%d: %s: %s is %v, %v, want %v", i, step.what, d.Name, got, ok, step.want[j])
 			}
-		}
-	}
-
-	h.p.SetOptions(PlatformOptions{})
-	p := h.mustAfter(time.Second)
-	for _, r := range p.Measurements {
-		if r.Desc.Derived {
-			t.Errorf("%s though not asked for", r.Desc.Name)
 		}
 	}
 }
@@ -337,7 +329,7 @@ func TestPlatformIdentity(t *testing.T) {
 
 func TestPlatformWithout(t *testing.T) {
 	// A host that offers little: what is left is measured, without an error.
-	h := newPlatformHost(t, "arm64", PlatformOptions{VMStat: proc.DefaultVMStat, SlowInterval: time.Second, Derived: true})
+	h := newPlatformHost(t, "arm64", PlatformOptions{VMStat: proc.DefaultVMStat, SlowInterval: time.Second})
 	for _, name := range []string{"/proc/pressure", "/sys/devices/system/node", "/sys/devices/system/cpu/cpu0/cache"} {
 		h.drop(name)
 	}
@@ -362,7 +354,7 @@ owca_platform_vmstat_total{key="pgfault"} 12`
 	}
 
 	// Nothing at all: an error, and no numbers.
-	nothing := (&Host{Proc: proc.FS{Root: t.TempDir()}}).NewPlatform(PlatformOptions{VMStat: []string{"pgfault"}, SlowInterval: 1, Derived: true})
+	nothing := (&Host{Proc: proc.FS{Root: t.TempDir()}}).NewPlatform(PlatformOptions{VMStat: []string{"pgfault"}, SlowInterval: 1})
 	for range 2 {
 		if p, err := nothing.Read(time.Now()); err == nil || p == nil || len(p.Measurements) > 0 || p.CPUs != 0 {
 			t.Errorf("%+v, %v", p, err)
@@ -394,7 +386,7 @@ func TestPlatformOptionsChange(t *testing.T) {
 }
 
 func platformAll() PlatformOptions {
-	return PlatformOptions{VMStat: proc.DefaultVMStat, SlowInterval: time.Hour, Derived: true}
+	return PlatformOptions{VMStat: proc.DefaultVMStat, SlowInterval: time.Hour}
 }
 
 func TestPlatformLive(t *testing.T) {

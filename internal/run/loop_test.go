@@ -252,7 +252,6 @@ func TestDerivedOnRequest(t *testing.T) {
 		s := &memory{stored: make(chan struct{}, 100)}
 		r := runner(nodeFunc(noTasks), 50*time.Millisecond, s)
 		r.Derived = derived
-		r.Platform.Derived = derived
 		stop := start(t, newLoop(nil), r)
 		<-s.stored
 		<-s.stored
