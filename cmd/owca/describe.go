@@ -24,12 +24,17 @@ type componentsCommand struct {
 }
 
 func (c *componentsCommand) Run(io stdio) error {
-	docs := config.NewRegistry(components(nil)...).Describe(interfaces...)
+	registry := config.NewRegistry(components(nil)...)
+	docs := registry.Describe(interfaces...)
 	if c.Tag != "" {
 		tag := strings.TrimPrefix(c.Tag, "!")
 		i := slices.IndexFunc(docs, func(d config.ComponentDoc) bool { return strings.EqualFold(d.Tag, tag) })
 		if i < 0 {
-			return &exitError{exitUsage, fmt.Errorf("no component %q; 'owca components' lists them", c.Tag)}
+			hint := "'owca components' lists them"
+			if near := registry.Nearest(tag); near != "" {
+				hint = "did you mean !" + near + "?"
+			}
+			return &exitError{exitUsage, fmt.Errorf("no component %q; %s", c.Tag, hint)}
 		}
 		docs = docs[i : i+1]
 		if c.Format == "list" {

@@ -118,6 +118,15 @@ func NewRegistry(components ...Component) *Registry {
 	return r
 }
 
+// Nearest returns the tag that name is probably a typo of, or "".
+func (r *Registry) Nearest(name string) string {
+	tags := make([]string, len(r.components))
+	for i, c := range r.components {
+		tags[i] = c.Tag
+	}
+	return nearest(strings.TrimPrefix(name, "!"), tags)
+}
+
 // fitting returns the tags, with "!", of the components that can go into a
 // field of type t.
 func (r *Registry) fitting(t reflect.Type) []string {

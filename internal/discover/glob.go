@@ -95,7 +95,7 @@ type fieldError struct {
 	err   error
 }
 
-func (e fieldError) Error() string { return e.field + ": " + e.err.Error() }
+func (e fieldError) Error() string { return e.err.Error() }
 func (e fieldError) Unwrap() error { return e.err }
 
 // Field is the name of the field in the configuration file.

@@ -68,7 +68,7 @@ func NewStatic(hierarchies func() ([]string, error)) *StaticNode {
 func (n *StaticNode) Validate() error {
 	var errs []error
 	if len(n.Names) == 0 && n.Directory == "" {
-		errs = append(errs, fieldError{"tasks", errors.New("name at least one cgroup, or a directory")})
+		errs = append(errs, fieldError{"tasks", errors.New("no cgroup is named, and no directory")})
 	}
 	byPath := make(map[string]string)
 	for _, name := range n.Names {

@@ -201,16 +201,16 @@ func TestStaticNodeValidate(t *testing.T) {
 		node StaticNode
 		want string // in the error; "" = valid
 	}{
-		{StaticNode{}, "tasks: name at least one cgroup, or a directory"},
+		{StaticNode{}, "no cgroup is named, and no directory"},
 		{StaticNode{Names: []string{"a", "b"}}, ""},
 		{StaticNode{Directory: "x"}, ""},
-		{StaticNode{Names: []string{"a", "/a/"}}, `tasks: "a" and "/a/" are the same cgroup`},
+		{StaticNode{Names: []string{"a", "/a/"}}, `"a" and "/a/" are the same cgroup`},
 		{StaticNode{Names: []string{"../etc"}}, `has an element ".."`},
 		{StaticNode{Names: []string{"a/../../b"}}, `has an element ".."`},
 		{StaticNode{Names: []string{"a..b"}}, ""},
 		{StaticNode{Names: []string{""}}, "is empty"},
 		{StaticNode{Names: []string{"a\x00b"}}, "NUL"},
-		{StaticNode{Directory: "/x/.."}, "directory: the path"},
+		{StaticNode{Directory: "/x/.."}, `the path "/x/.."`},
 	} {
 		err := test.node.Validate()
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {

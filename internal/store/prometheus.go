@@ -126,10 +126,11 @@ func (p *Prometheus) Start(ctx context.Context) error {
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	p.done = make(chan struct{})
+	log.Info("Listening on", "address", p.addr)
 	go func() {
 		defer close(p.done)
 		socket := false
-		err := web.Serve(l, p.server, &web.FlagConfig{WebConfigFile: &p.WebConfigFile, WebSystemdSocket: &socket}, log)
+		err := web.Serve(l, p.server, &web.FlagConfig{WebConfigFile: &p.WebConfigFile, WebSystemdSocket: &socket}, slog.New(demoted{log.Handler()}))
 		_ = l.Close() // the server has closed it, unless it never began
 		if !errors.Is(err, http.ErrServerClosed) {
 			p.mu.Lock()
@@ -139,6 +140,26 @@ func (p *Prometheus) Start(ctx context.Context) error {
 	}()
 	return nil
 }
+
+// demoted makes what is information to the exporter toolkit ("TLS is
+// disabled.") a matter of debugging.
+type demoted struct{ slog.Handler }
+
+func (d demoted) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level == slog.LevelInfo {
+		r.Level = slog.LevelDebug
+	}
+	if !d.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return d.Handler.Handle(ctx, r)
+}
+
+func (d demoted) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return demoted{d.Handler.WithAttrs(attrs)}
+}
+
+func (d demoted) WithGroup(name string) slog.Handler { return demoted{d.Handler.WithGroup(name)} }
 
 func listenError(address string, err error) error {
 	hint := ""
