@@ -112,7 +112,8 @@ func (g *Group) drop(sl *slot) {
 // Read reads the files of these sets and fills their fields of s: what is not
 // there, or could not be read (see Unread), is absent. The one error is that
 // the cgroup was removed, which wraps [ErrGone] and leaves all fields of these
-// sets absent, or that the Group is closed. Read does not allocate.
+// sets absent, or that the Group is closed. In the steady state Read does not
+// allocate.
 //
 // A file that is missing is looked for again, but not at each Read.
 func (g *Group) Read(s *Stat, sets Set) error {
@@ -205,11 +206,17 @@ func (g *Group) open(src *source) (int, fault) {
 	if f != 0 {
 		return -1, f
 	}
-	fd, errno := g.tree.openat(dir, src.name, unix.O_RDONLY)
-	if errno == unix.ENOENT && src.older != nil {
-		fd, errno = g.tree.openat(dir, src.older, unix.O_RDONLY)
-	}
+	fd, errno := g.tree.openSource(dir, src)
 	return fd, fault(errno)
+}
+
+// openSource opens a source's file in the directory of a cgroup.
+func (t *Tree) openSource(dir int, src *source) (int, unix.Errno) {
+	fd, errno := t.openat(dir, src.name, unix.O_RDONLY)
+	if errno == unix.ENOENT && src.older != nil {
+		fd, errno = t.openat(dir, src.older, unix.O_RDONLY)
+	}
+	return fd, errno
 }
 
 func (t *Tree) parsed(s *Stat, src *source, b []byte) fault {
@@ -234,7 +241,8 @@ type ioCount struct {
 // counts says whether v1's blkio counts at all, asked when a cgroup's file has
 // no line of any device: since Linux 6.10 the throttle policy, which does the
 // counting, is off for a disk until somebody sets a limit on it. The top
-// cgroup's file has a line for each disk that it is on for.
+// cgroup's file has a line for each disk that it is on for. When that can't be
+// read the answer is no, this time only.
 func (t *Tree) counts(src *source) bool {
 	c := &t.counting[0]
 	if src.field == IOReads {
@@ -244,23 +252,23 @@ func (t *Tree) counts(src *source) bool {
 		c.ask -= min(c.ask, 1)
 		return c.yes
 	}
-	c.ask = 1000
 	t.path = append(append(t.path[:0], t.hierarchies[t.blkio].Dir...), 0)
 	dir, errno := t.openat(unix.AT_FDCWD, t.path, unix.O_PATH|unix.O_DIRECTORY)
 	if errno != 0 {
 		return false
 	}
 	defer unix.Close(dir) //nolint:errcheck // O_PATH
-	fd, errno := t.openat(dir, src.name, unix.O_RDONLY)
-	if errno == unix.ENOENT && src.older != nil {
-		fd, errno = t.openat(dir, src.older, unix.O_RDONLY)
-	}
+	fd, errno := t.openSource(dir, src)
 	if errno != 0 {
 		return false
 	}
 	defer unix.Close(fd) //nolint:errcheck // read only
 	b, f := t.pread(fd)
-	c.yes = f == 0 && bytes.Contains(b, []byte(" Read "))
+	if f != 0 {
+		return false
+	}
+	c.yes = bytes.Contains(b, []byte(" Read "))
+	c.ask = 1000
 	return c.yes
 }
 
@@ -300,15 +308,15 @@ func (g *Group) Problems() error {
 // hierarchy that matters most, the others are asked. Processes that our pid
 // namespace doesn't show are left out.
 func (g *Group) Pids(buf []int) ([]int, error) {
-	return g.ids(buf, "cgroup.procs\x00", "cgroup.procs\x00")
+	return g.ids(buf, "cgroup.procs\x00", "cgroup.procs\x00", false)
 }
 
 // Threads is like Pids, for the threads.
 func (g *Group) Threads(buf []int) ([]int, error) {
-	return g.ids(buf, "tasks\x00", "cgroup.threads\x00")
+	return g.ids(buf, "tasks\x00", "cgroup.threads\x00", false)
 }
 
-func (g *Group) ids(buf []int, v1, v2 string) ([]int, error) {
+func (g *Group) ids(buf []int, v1, v2 string, below bool) ([]int, error) {
 	buf = buf[:0]
 	if g.closed {
 		return buf, fmt.Errorf("cgroup %q: %w", g.path, fs.ErrClosed)
@@ -325,7 +333,7 @@ func (g *Group) ids(buf []int, v1, v2 string) ([]int, error) {
 			name = v2
 		}
 		var f fault
-		if buf, f = g.idsIn(buf, h, name); f.isGone() {
+		if buf, f = g.idsIn(buf, h, name, below); f.isGone() {
 			return buf[:0], fmt.Errorf("cgroup %q: %w", g.path, ErrGone)
 		} else if f != 0 {
 			problem = f
@@ -340,12 +348,20 @@ func (g *Group) ids(buf []int, v1, v2 string) ([]int, error) {
 	return buf, nil
 }
 
-func (g *Group) idsIn(buf []int, h int, name string) ([]int, fault) {
+func (g *Group) idsIn(buf []int, h int, name string, below bool) ([]int, fault) {
 	t := g.tree
 	dir, f := t.dir(g, h)
-	if f != 0 {
-		return buf, f
+	if f == 0 {
+		buf, f = t.idsOf(buf, dir, name)
 	}
+	if f == 0 && below {
+		buf, f = t.idsBelow(buf, dir, name, 0)
+	}
+	return buf, f
+}
+
+// idsOf appends the ids in a file of the cgroup whose directory this is.
+func (t *Tree) idsOf(buf []int, dir int, name string) ([]int, fault) {
 	t.path = append(t.path[:0], name...)
 	fd, errno := t.openat(dir, t.path, unix.O_RDONLY)
 	if errno != 0 {

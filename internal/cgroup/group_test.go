@@ -208,7 +208,7 @@ func TestReadBlkio(t *testing.T) {
 	if len(fields(s)) != 4 {
 		t.Errorf("after 1001 reads: %v", fields(s))
 	}
-	// Linux < 5.x has no recursive files.
+	// Older kernels have no recursive files.
 	for _, name := range []string{"service_bytes", "serviced"} {
 		old := filepath.Join(blkio, worker, "blkio.throttle.io_"+name)
 		if err := os.Remove(old + "_recursive"); err != nil {

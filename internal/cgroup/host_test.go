@@ -222,7 +222,7 @@ func TestHostLimits(t *testing.T) {
 		{"unified", "cpu.max.burst", "5000", map[Field]uint64{CPUBurstLimit: 5e6}},
 		{"unified", "cpu.max", "max", map[Field]uint64{CPUQuota: Max, CPUPeriod: 50e6}},
 		{"unified", "cpu.weight", "300", map[Field]uint64{CPUWeight: 300}},
-		{"unified", "cpu.idle", "1", map[Field]uint64{CPUIdle: 1, CPUWeight: 0}},
+		{"unified", "cpu.idle", "1", map[Field]uint64{CPUIdle: 1}},
 		{"unified", "memory.low", "10485760", map[Field]uint64{MemoryLow: 10 << 20}},
 		{"unified", "memory.low", "max", map[Field]uint64{MemoryLow: Max}},
 		{"unified", "memory.high", "83886080", map[Field]uint64{MemoryHigh: 80 << 20}},

@@ -36,7 +36,7 @@ func (t *Tasks) readRunQueue(k *taskState) error {
 			continue
 		}
 		var err error
-		if t.ofMember, err = m.group.Threads(t.ofMember); err != nil {
+		if t.ofMember, err = m.group.ThreadsBelow(t.ofMember); err != nil {
 			if errors.Is(err, cgroup.ErrGone) {
 				continue
 			}
