@@ -18,12 +18,12 @@ var (
 	TaskCPUUser = &Desc{
 		Name: "owca_task_cpu_user_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
 		Help:   "CPU time the task used in user mode.",
-		Source: "cpuacct.usage_all; v2: cpu.stat user_usec",
+		Source: "cpuacct.stat user, in proportion to cpuacct.usage; v2: cpu.stat user_usec",
 	}
 	TaskCPUSystem = &Desc{
 		Name: "owca_task_cpu_system_seconds_total", Kind: Counter, Unit: "seconds", Scale: Nano,
 		Help:   "CPU time the task used in the kernel.",
-		Source: "cpuacct.usage_all; v2: cpu.stat system_usec",
+		Source: "cpuacct.stat system, in proportion to cpuacct.usage; v2: cpu.stat system_usec",
 	}
 	TaskCPUPeriods = &Desc{
 		Name: "owca_task_cpu_periods_total", Kind: Counter,
@@ -77,7 +77,7 @@ var (
 	}
 	TaskCPUWeight = &Desc{
 		Name:   "owca_task_cpu_weight",
-		Help:   "Relative weight for CPU under contention on a v2 hierarchy, summed over the cgroups of the task; 100 is the default of one. 0 = cpu.idle.",
+		Help:   "Relative weight for CPU under contention on a v2 hierarchy, summed over the cgroups of the task; 100 is the default of one.",
 		Source: "cpu.weight (v2 only)",
 	}
 	TaskCPUIdle = &Desc{
