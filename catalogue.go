@@ -298,32 +298,32 @@ var (
 	}
 	TaskCPUPressureSomeRatio = &Desc{
 		Name: "owca_task_cpu_pressure_some_ratio", Unit: "ratio", Derived: true,
-		Help:   "Share of the time in which at least one thread of the task waited for a CPU.",
+		Help:   "Share of the time in which at least one thread of the task waited for a CPU; summed over its cgroups.",
 		Source: "Δ cpu_pressure_some_seconds / Δt",
 	}
 	TaskCPUPressureFullRatio = &Desc{
 		Name: "owca_task_cpu_pressure_full_ratio", Unit: "ratio", Derived: true,
-		Help:   "Share of the time in which all threads of the task that had work waited for a CPU.",
+		Help:   "Share of the time in which all threads of the task that had work waited for a CPU; summed over its cgroups.",
 		Source: "Δ cpu_pressure_full_seconds / Δt",
 	}
 	TaskMemoryPressureSomeRatio = &Desc{
 		Name: "owca_task_memory_pressure_some_ratio", Unit: "ratio", Derived: true,
-		Help:   "Share of the time in which at least one thread of the task waited for memory.",
+		Help:   "Share of the time in which at least one thread of the task waited for memory; summed over its cgroups.",
 		Source: "Δ memory_pressure_some_seconds / Δt",
 	}
 	TaskMemoryPressureFullRatio = &Desc{
 		Name: "owca_task_memory_pressure_full_ratio", Unit: "ratio", Derived: true,
-		Help:   "Share of the time in which all threads of the task that had work waited for memory.",
+		Help:   "Share of the time in which all threads of the task that had work waited for memory; summed over its cgroups.",
 		Source: "Δ memory_pressure_full_seconds / Δt",
 	}
 	TaskIOPressureSomeRatio = &Desc{
 		Name: "owca_task_io_pressure_some_ratio", Unit: "ratio", Derived: true,
-		Help:   "Share of the time in which at least one thread of the task waited for I/O.",
+		Help:   "Share of the time in which at least one thread of the task waited for I/O; summed over its cgroups.",
 		Source: "Δ io_pressure_some_seconds / Δt",
 	}
 	TaskIOPressureFullRatio = &Desc{
 		Name: "owca_task_io_pressure_full_ratio", Unit: "ratio", Derived: true,
-		Help:   "Share of the time in which all threads of the task that had work waited for I/O.",
+		Help:   "Share of the time in which all threads of the task that had work waited for I/O; summed over its cgroups.",
 		Source: "Δ io_pressure_full_seconds / Δt",
 	}
 	TaskRunQueueWaitRatio = &Desc{

@@ -27,6 +27,7 @@ type agent struct {
 
 	mu      sync.Mutex // one reload at a time
 	inForce *loaded
+	stamp   fileStamp // of the file when it was last read
 }
 
 // start reads the configuration and starts its components, innermost first.
@@ -55,8 +56,15 @@ type loaded struct {
 	levels logLevels
 }
 
-// loop is what the configuration makes the loop do.
-func (c *loaded) loop() run.Runner { return c.Runner.loop(storageNames(c.parts)) }
+// loop is what the configuration makes the loop do, with the storages that are
+// among its parts.
+func (c *loaded) loop() run.Runner {
+	r := c.Runner.loop(storageNames(c.parts))
+	r.Storages = slices.DeleteFunc(r.Storages, func(s run.Storage) bool {
+		return !slices.ContainsFunc(c.parts, func(p *config.Instance) bool { return p.Value == any(s.Storage) })
+	})
+	return r
+}
 
 // decode makes the components of a configuration without starting them; those
 // that previous has, unchanged, are taken from there. host may be nil if
@@ -216,11 +224,10 @@ func (a *agent) handOver(ctx context.Context, data []byte, name string) error {
 		_, ok := p.Value.(owca.Storage)
 		return !ok
 	})
-	idle := old.loop()
-	idle.Storages = slices.DeleteFunc(idle.Storages, func(s run.Storage) bool {
-		return slices.ContainsFunc(storages, func(p *config.Instance) bool { return p.Value == any(s.Storage) })
-	})
-	if err := a.loop.Swap(ctx, idle); err != nil {
+	all := old.parts
+	old.parts = without(all, storages)
+	if err := a.loop.Swap(ctx, old.loop()); err != nil {
+		old.parts = all
 		return err
 	}
 	closeParts(storages)
@@ -228,16 +235,14 @@ func (a *agent) handOver(ctx context.Context, data []byte, name string) error {
 		return a.swap(ctx, next, fresh, without(unused, storages))
 	}
 
-	kept := without(old.parts, storages)
-	back, again := a.decode(old.data, name, kept)
+	back, again := a.decode(old.data, name, old.parts)
 	if again == nil {
-		fresh := without(back.parts, kept)
+		fresh := without(back.parts, old.parts)
 		if again = startParts(ctx, fresh); again == nil {
 			again = a.swap(ctx, back, fresh, nil)
 		}
 	}
 	if again != nil {
-		old.parts = kept
 		return fmt.Errorf("%w; going back failed, too, so some storages are missing now: %w", err, again)
 	}
 	return err
@@ -250,7 +255,6 @@ func (a *agent) watch(ctx context.Context) {
 	if a.path == "" {
 		return
 	}
-	last := stamp(a.path)
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	for {
@@ -258,8 +262,11 @@ func (a *agent) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if now := stamp(a.path); now != last && now != (fileStamp{}) {
-				last = now
+			a.mu.Lock()
+			now := stampOf(a.path)
+			changed := now != a.stamp && now != (fileStamp{})
+			a.mu.Unlock()
+			if changed {
 				a.reload(ctx, "file changed")
 			}
 		}
@@ -272,8 +279,8 @@ type fileStamp struct {
 	changed  syscall.Timespec // ctime: also when the mode changed
 }
 
-// stamp is zero while the file is not there, as between two steps of an editor.
-func stamp(path string) fileStamp {
+// stampOf is zero while the file is not there, as between two steps of an editor.
+func stampOf(path string) fileStamp {
 	var st syscall.Stat_t
 	if err := syscall.Stat(path, &st); err != nil {
 		return fileStamp{}

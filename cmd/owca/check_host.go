@@ -116,9 +116,9 @@ func (c *checker) capabilities() []finding {
 }
 
 // filesPerCgroup is how many files measuring a cgroup keeps open at most, on a
-// hybrid host: cpuacct.usage, cpuacct.stat, cpu.stat, three of memory, two of
+// hybrid host: cpuacct.usage, cpuacct.stat, cpu.stat, two of memory, two of
 // blkio, pids.current, and three of pressure.
-const filesPerCgroup = 12
+const filesPerCgroup = 11
 
 func (c *checker) fileLimit() []finding {
 	const name = "open files"

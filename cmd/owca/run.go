@@ -67,9 +67,7 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 	}
 	ctx, stopped := context.WithCancelCause(ctx)
 	defer stopped(nil)
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	go a.obey(ctx, signals, stopped)
+	a.obey(ctx, stopped)
 	go a.watch(ctx)
 	if err := show.open(ctx, func(interrupted bool) {
 		if interrupted {
@@ -102,26 +100,37 @@ var errInterrupted = errors.New("interrupted")
 
 // obey ends the agent on SIGINT and SIGTERM, a second one at once, and reloads
 // the configuration on SIGHUP. Without one, SIGHUP means that the terminal has
-// gone.
-func (a *agent) obey(ctx context.Context, signals chan os.Signal, stop context.CancelCauseFunc) {
-	defer signal.Stop(signals)
-	for {
+// gone. A reload that takes long does not keep the others waiting.
+func (a *agent) obey(ctx context.Context, stop context.CancelCauseFunc) {
+	end, reload := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+	if a.path == "" {
+		signal.Notify(end, syscall.SIGHUP)
+	} else {
+		signal.Notify(reload, syscall.SIGHUP)
+	}
+	go func() {
+		defer signal.Stop(end)
 		select {
 		case <-ctx.Done():
-			return
-		case s := <-signals:
-			switch {
-			case s == syscall.SIGHUP && a.path != "":
-				a.reload(ctx, "SIGHUP")
-			case s == syscall.SIGINT:
+		case s := <-end:
+			if s == syscall.SIGINT {
 				stop(errInterrupted)
+			}
+			stop(fmt.Errorf("stopped by %v", s))
+		}
+	}()
+	go func() {
+		defer signal.Stop(reload)
+		for {
+			select {
+			case <-ctx.Done():
 				return
-			default:
-				stop(fmt.Errorf("stopped by %v", s))
-				return
+			case <-reload:
+				a.reload(ctx, "SIGHUP")
 			}
 		}
-	}
+	}()
 }
 
 // source is where the configuration comes from, for messages.
@@ -132,10 +141,12 @@ func (a *agent) source() string {
 	return a.path
 }
 
+// read reads the configuration. Later changes of its file are those after this.
 func (a *agent) read() (data []byte, name string, err error) {
 	if a.path == "" {
 		return examples.Automatic, "automatic.yaml", nil
 	}
+	a.stamp = stampOf(a.path)
 	data, err = config.ReadFile(a.path)
 	return data, a.path, err
 }

@@ -52,7 +52,7 @@ func newMeasurementRunner() *measurementRunner {
 		CommonLabels:    slices.Clone(run.CommonLabels),
 		MemoryStat:      10 * time.Second,
 		NUMA:            time.Minute,
-		Limits:          10 * time.Second,
+		Limits:          30 * time.Second,
 		RunQueue:        10 * time.Second,
 		RunQueueThreads: 1000,
 		PlatformSlow:    10 * time.Second,
@@ -68,12 +68,35 @@ func (r *measurementRunner) Validate() error {
 	if r.Interval > 0 && r.Interval < minInterval {
 		errs = append(errs, &fieldError{"interval", fmt.Errorf("%v is too short (at least 50ms)", r.Interval)})
 	}
+	if twice(r.MetricsStorage, map[owca.Storage]bool{}) {
+		errs = append(errs, &fieldError{"metrics_storage", errors.New("one storage stands in two places, by a YAML alias, and would be written to at once from both; write it down twice, with two files")})
+	}
+	for _, name := range []string{"task_id", "task_name"} {
+		if _, ok := r.ExtraLabels[name]; ok {
+			errs = append(errs, &fieldError{"extra_labels", fmt.Errorf("%q is what tells tasks apart: choose another name", name)})
+		}
+	}
 	for _, name := range r.CommonLabels {
 		if !slices.Contains(run.CommonLabels, name) {
 			errs = append(errs, &fieldError{"common_labels", fmt.Errorf("%q is not a common label (one of %v)", name, run.CommonLabels)})
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// twice says whether a storage is in the list, or inside one of it, that was
+// seen before.
+func twice(list []owca.Storage, seen map[owca.Storage]bool) bool {
+	for _, s := range list {
+		if seen[s] {
+			return true
+		}
+		seen[s] = true
+		if f, ok := s.(*store.Filter); ok && twice(f.Storages, seen) {
+			return true
+		}
+	}
+	return false
 }
 
 // fieldError says which field of a component is wrong.

@@ -26,9 +26,8 @@ import (
 // that the host does not meet, the test fails instead: that is how CI makes
 // sure that what it installed is really used.
 //
-// Needs: root; cgroup1 and cgroup2 (pure hosts), hybrid; pressure; vm (the
-// virtual machines of ../shared/vm); or the name of a program that must be in
-// PATH, as "promtool".
+// Needs: root; cgroup1 and cgroup2 (pure hosts), hybrid; pressure; or the name
+// of a program that must be in PATH, as "promtool".
 func Need(t testing.TB, needs ...string) {
 	t.Helper()
 	required := strings.Split(os.Getenv("OWCA_TEST_REQUIRE"), ",")

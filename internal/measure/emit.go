@@ -91,7 +91,7 @@ func minorFaults(s *sum) (uint64, bool) {
 	return all - major, ok1 && ok2 && all >= major
 }
 
-func (t *Tasks) emit(k *taskState, now time.Time, due [numSlow]bool, alive int) {
+func (t *Tasks) emit(k *taskState, now, listed time.Time, due [numSlow]bool, alive int) {
 	m := k.measurements[:0]
 	put := func(d *owca.Desc, v owca.Value) { m = append(m, owca.Reading{Desc: d, Value: v}) }
 
@@ -145,7 +145,7 @@ func (t *Tasks) emit(k *taskState, now time.Time, due [numSlow]bool, alive int) 
 		}
 	}
 	put(owca.TaskCgroups, owca.Int(uint64(alive)))
-	put(owca.TaskLastSeen, owca.Int(uint64(max(0, now.UnixMilli()))))
+	put(owca.TaskLastSeen, owca.Int(uint64(max(0, listed.UnixMilli()))))
 	put(owca.TaskUp, owca.Int(uint64(min(alive, 1))))
 	k.measurements = m
 }

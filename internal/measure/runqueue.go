@@ -78,8 +78,9 @@ func (t *Tasks) readRunQueue(k *taskState) error {
 		switch {
 		case known && wait >= prev.wait:
 			q.wait += wait - prev.wait
-		case !firstPass:
-			// Born since the last pass, or its id was taken over by a new thread.
+		case !firstPass && wait <= uint64(k.at.Sub(q.at)):
+			// Born since the last pass. One that has waited longer than that was
+			// moved in, with a past elsewhere that is none of this task's.
 			q.wait += wait
 		}
 		q.last[tid] = threadWait{wait, q.pass}

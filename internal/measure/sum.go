@@ -55,8 +55,8 @@ func (s *sum) add(k *taskState) {
 	}
 }
 
-// carry keeps what m counted, whose cgroup is gone. A failed read has already
-// emptied its stat.
+// carry keeps what m counted, whose cgroup is gone or not listed. Its stat may
+// be empty: a failed read has cleared it.
 func (k *taskState) carry(m *member) {
 	for i, n := range m.counted {
 		if n != 0 {
@@ -64,8 +64,13 @@ func (k *taskState) carry(m *member) {
 			k.carries = true
 		}
 	}
-	m.counted = [len(counters)]uint64{}
-	m.stat.Reset()
+}
+
+// uncarry takes back what carry kept of m, which is listed again.
+func (k *taskState) uncarry(m *member) {
+	for i, n := range m.counted {
+		k.carried[i] -= n
+	}
 }
 
 func cpuLimit(s *cgroup.Stat) (cores float64, ok bool) {

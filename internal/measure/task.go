@@ -80,12 +80,15 @@ func (t *Tasks) SetOptions(o TaskOptions) {
 	if o == t.options {
 		return
 	}
+	old := t.options
 	t.options = o
 	for _, k := range t.order {
-		k.schedule(&t.options, time.Time{})
 		for s := range numSlow {
-			if o.pace(s) == 0 {
+			switch {
+			case o.pace(s) == 0:
 				k.forget(s)
+			case o.pace(s) != old.pace(s):
+				k.slow[s].next = time.Time{}
 			}
 		}
 	}
@@ -123,6 +126,7 @@ type taskState struct {
 	seen   uint64 // the tick it was last listed in
 
 	members []*member
+	parked  []*member // see parkedTicks; their counters are in carried
 	// carried are the counters of cgroups that the task had and that are
 	// gone, so that the sum over a pod's containers does not fall when one ends.
 	carried [len(counters)]uint64
@@ -132,8 +136,8 @@ type taskState struct {
 	at, prevAt time.Time // when they were read; zero = never
 
 	slow [numSlow]struct {
-		next time.Time // when it is due
-		at   time.Time // when it was last taken; zero = never
+		next time.Time // when it is due; zero = at once
+		at   time.Time // when it last told something; zero = never
 	}
 	stat statPrev // of memory.stat
 
@@ -151,36 +155,44 @@ type member struct {
 	ok      bool                  // read this tick
 	unread  cgroup.Set
 	problem error  // why unread could not be read
+	parked  uint64 // the tick since which it is not listed
 	retry   uint64 // the tick to look for it again
 	backoff uint64
 }
 
 // Read measures tasks. Tasks that it has met before keep their counters and
 // rates, also when their labels or resources changed. The result is in the
-// order of tasks and belongs to t, which reuses it in the next call.
+// order of tasks and belongs to t, which reuses it in the next call. listed is
+// when the tasks were discovered, which is before now if discovery fails.
 //
-// The error says what could not be read, for all tasks together; the result is
-// valid all the same.
-func (t *Tasks) Read(now time.Time, tasks []owca.Task) ([]owca.TaskData, error) {
+// The error says how many tasks could not be read in full and why the first of
+// them could not; the result is valid all the same.
+func (t *Tasks) Read(now, listed time.Time, tasks []owca.Task) ([]owca.TaskData, error) {
 	t.tick++
-	t.sync(now, tasks)
+	t.sync(tasks)
 	t.out = t.out[:0]
 	var err error
+	failed := 0
 	for _, k := range t.order {
-		if e := t.read(k, now); e != nil && err == nil {
-			err = e
+		if e := t.read(k, now, listed); e != nil {
+			if failed++; err == nil {
+				err = e
+			}
 		}
 		t.out = append(t.out, owca.TaskData{Task: k.Task, MetricLabels: k.labels, Measurements: k.measurements})
 	}
 	if t.host.Cgroups == nil {
 		return t.out, t.host.CgroupError
 	}
+	if failed > 1 {
+		err = fmt.Errorf("%d tasks could not be read in full; the first: %w", failed, err)
+	}
 	return t.out, err
 }
 
 // sync brings order in line with tasks. Nodes return the slice of the call
 // before when nothing changed, which makes it cheap.
-func (t *Tasks) sync(now time.Time, tasks []owca.Task) {
+func (t *Tasks) sync(tasks []owca.Task) {
 	if len(tasks) == len(t.last) && (len(tasks) == 0 || &tasks[0] == &t.last[0]) {
 		return
 	}
@@ -193,8 +205,7 @@ func (t *Tasks) sync(now time.Time, tasks []owca.Task) {
 		case k == nil:
 			k = &taskState{Task: *nt, labels: t.labels(*nt), sum: new(sum), prev: new(sum)}
 			t.known[nt.ID] = k
-			k.setMembers(nt.Cgroups)
-			k.schedule(&t.options, now)
+			k.setMembers(nt.Cgroups, t.tick)
 		case k.seen == t.tick:
 			continue // listed twice: the first one counts
 		default:
@@ -202,7 +213,7 @@ func (t *Tasks) sync(now time.Time, tasks []owca.Task) {
 				k.labels = t.labels(*nt)
 			}
 			if !slices.Equal(k.Cgroups, nt.Cgroups) {
-				k.setMembers(nt.Cgroups)
+				k.setMembers(nt.Cgroups, t.tick)
 			}
 			k.Task = *nt
 		}
@@ -233,7 +244,7 @@ func (t *Tasks) Close() {
 }
 
 func (k *taskState) close() {
-	for _, m := range k.members {
+	for _, m := range slices.Concat(k.members, k.parked) {
 		if m.group != nil {
 			_ = m.group.Close() // only read
 		}
@@ -242,55 +253,70 @@ func (k *taskState) close() {
 
 // setMembers keeps the members that stay, with their open files, and carries
 // the counters of those that go.
-func (k *taskState) setMembers(paths []string) {
-	old := k.members
-	k.members = make([]*member, 0, len(paths))
+func (k *taskState) setMembers(paths []string, tick uint64) {
+	old := slices.Concat(k.members, k.parked)
+	listed := len(k.members)
+	k.members, k.parked = make([]*member, 0, len(paths)), nil
 	for _, p := range paths {
+		if slices.ContainsFunc(k.members, func(m *member) bool { return m.path == p }) {
+			continue // a cgroup counts once
+		}
 		i := slices.IndexFunc(old, func(m *member) bool { return m != nil && m.path == p })
 		if i < 0 {
 			k.members = append(k.members, &member{path: p})
 			continue
 		}
+		if i >= listed {
+			k.uncarry(old[i])
+		}
 		k.members = append(k.members, old[i])
 		old[i] = nil
 	}
-	for _, m := range old {
-		if m != nil {
+	for i, m := range old {
+		switch {
+		case m == nil:
+		case i >= listed:
+			k.parked = append(k.parked, m)
+		case m.group == nil:
 			k.gone(m)
+		default:
+			k.carry(m)
+			m.parked = tick
+			k.parked = append(k.parked, m)
 		}
 	}
 }
 
-// gone closes a member whose cgroup no longer exists, or is no longer the task's.
+// parkedTicks is how long a cgroup that is no longer listed is remembered.
+// Discovery may list it again, as when the processes of a container come back;
+// what it counted before must not count twice then.
+const parkedTicks = 120
+
+// unpark forgets those that did not come back.
+func (k *taskState) unpark(tick uint64) {
+	k.parked = slices.DeleteFunc(k.parked, func(m *member) bool {
+		old := tick-m.parked > parkedTicks
+		if old {
+			_ = m.group.Close() // only read
+		}
+		return old
+	})
+}
+
+// gone closes a member whose cgroup no longer exists.
 func (k *taskState) gone(m *member) {
 	if m.group != nil {
 		_ = m.group.Close() // only read
 		m.group = nil
 	}
 	k.carry(m)
+	m.counted = [len(counters)]uint64{}
+	m.stat.Reset()
 }
 
-// schedule sets when the slow readings are due: at once the first time, then at
-// their pace, tasks spread over it so that no tick pays for all.
-func (k *taskState) schedule(o *TaskOptions, now time.Time) {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(k.ID)) // never fails
-	phase := float64(h.Sum32()) / (math.MaxUint32 + 1)
-	for s := range numSlow {
-		e := &k.slow[s]
-		switch pace := o.pace(s); {
-		case pace == 0:
-			e.next = time.Time{}
-		case e.at.IsZero():
-			// The grid of this task's later readings; the first is now.
-			e.next = now.Add(-time.Duration(phase * float64(pace)))
-		default:
-			e.next = e.at.Add(pace)
-		}
-	}
-}
-
-// due says which slow readings to take, and moves them on.
+// due says which slow readings to take now, and when they are due again: at
+// their pace, after a first time at once. Tasks are spread over the pace, so
+// that no tick pays for all of them.
 func (k *taskState) due(o *TaskOptions, now time.Time) (due [numSlow]bool, sets cgroup.Set) {
 	for s := range numSlow {
 		e, pace := &k.slow[s], o.pace(s)
@@ -299,15 +325,24 @@ func (k *taskState) due(o *TaskOptions, now time.Time) (due [numSlow]bool, sets 
 		}
 		due[s] = true
 		sets |= slowSets[s]
-		for !e.next.After(now) {
-			missed := now.Sub(e.next)/pace + 1
-			e.next = e.next.Add(missed * pace)
+		if e.next.IsZero() {
+			e.next = now.Add(time.Duration((1 - k.phase()) * float64(pace)))
+		} else {
+			e.next = e.next.Add((now.Sub(e.next)/pace + 1) * pace)
 		}
 	}
 	return due, sets
 }
 
-func (t *Tasks) read(k *taskState, now time.Time) error {
+// phase is where in a pace the task has its place, in [0, 1).
+func (k *taskState) phase() float64 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(k.ID)) // never fails
+	return float64(h.Sum32()) / (math.MaxUint32 + 1)
+}
+
+func (t *Tasks) read(k *taskState, now, listed time.Time) error {
+	k.unpark(t.tick)
 	due, sets := k.due(&t.options, now)
 	var failed error
 	alive := 0
@@ -350,19 +385,44 @@ func (t *Tasks) read(k *taskState, now time.Time) error {
 	k.prev, k.sum = k.sum, k.prev
 	k.prevAt, k.at = k.at, now
 	k.sum.add(k)
-	for s := range numSlow {
-		if due[s] && s != slowRunQueue && alive > 0 {
-			k.slow[s].at = now
+	if alive == 0 {
+		// What was known of cgroups that are gone is not what is.
+		for s := range numSlow {
+			k.forget(s)
+			k.slow[s].next = time.Time{}
 		}
-	}
-	if due[slowRunQueue] && alive > 0 {
+	} else if due[slowRunQueue] {
 		if err := t.readRunQueue(k); err != nil {
 			failed = fmt.Errorf("task %s: %w", k.ID, err)
 		}
-		k.slow[slowRunQueue].at = now
 	}
-	t.emit(k, now, due, alive)
+	for s := range numSlow {
+		if due[s] && k.told(s) {
+			k.slow[s].at = now
+		}
+	}
+	t.emit(k, now, listed, due, alive)
 	return failed
+}
+
+// told says whether a slow reading, just taken, told something.
+func (k *taskState) told(s slow) bool {
+	have := func(fields ...cgroup.Field) bool {
+		return slices.ContainsFunc(fields, func(f cgroup.Field) bool {
+			_, ok := k.sum.Get(f)
+			return ok
+		})
+	}
+	switch s {
+	case slowMemoryStat:
+		return have(cgroup.MemoryAnon, cgroup.MemoryFile, cgroup.PageFaults)
+	case slowNUMA:
+		return len(k.sum.NUMA) > 0
+	case slowLimits:
+		return have(cgroup.CPUQuota, cgroup.CPUShares, cgroup.CPUWeight, cgroup.MemoryMax, cgroup.PIDsMax, cgroup.CPUSetCPUs)
+	default:
+		return k.runQueue.ok
+	}
 }
 
 // open makes sure that a member whose cgroup exists is open. fresh: just now.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"strconv"
 	"time"
 
@@ -16,7 +15,7 @@ import (
 
 // Runner is what one configuration makes the loop do. Its node and storages
 // are compared with those of the next, so their types must be comparable, as
-// pointers are.
+// pointers are. Each storage is there once.
 type Runner struct {
 	Node     owca.Node
 	Storages []Storage
@@ -57,6 +56,7 @@ type Loop struct {
 
 	snapshot owca.Snapshot
 	listed   []owca.Task
+	listedAt time.Time // by discovery, when it last succeeded
 	metrics  []owca.Metric
 	labels   labels
 	self     self
@@ -97,9 +97,7 @@ func (l *Loop) Swap(ctx context.Context, r Runner) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for _, q := range <-s.done {
-		q.close(grace)
-	}
+	closeAll(<-s.done)
 	return nil
 }
 
@@ -162,12 +160,9 @@ func (l *Loop) adopt(r Runner) (unused []*queue) {
 	l.queues = make([]*queue, 0, len(r.Storages))
 next:
 	for _, s := range r.Storages {
-		if slices.ContainsFunc(l.queues, func(q *queue) bool { return q.storage == s.Storage }) {
-			continue // listed twice, by a YAML alias: its calls must not overlap
-		}
 		for i, q := range old {
 			if q != nil && q.storage == s.Storage {
-				q.name = s.Name
+				q.rename(s.Name)
 				l.queues = append(l.queues, q)
 				old[i] = nil
 				continue next
@@ -189,9 +184,7 @@ next:
 }
 
 func (l *Loop) close() {
-	for _, q := range l.queues {
-		q.close(grace)
-	}
+	closeAll(l.queues)
 	l.tasks.Close()
 	if err := errors.Join(l.platform.Close(), l.self.agent.Close()); err != nil {
 		l.log.Warn("closing files", "error", err)
@@ -217,7 +210,7 @@ func (l *Loop) discover(ctx context.Context) {
 	err := protect(func() error {
 		tasks, err := l.runner.Node.Tasks(ctx)
 		if err == nil || tasks != nil {
-			l.listed = tasks
+			l.listed, l.listedAt = tasks, time.Now()
 		}
 		return err
 	})
@@ -234,14 +227,15 @@ func (l *Loop) measure(now time.Time) {
 		}
 		l.relabel(false)
 		l.snapshot.Time = now
-		l.snapshot.Tasks, tasksErr = l.tasks.Read(now, l.listed)
+		l.snapshot.Tasks, tasksErr = l.tasks.Read(now, l.listedAt, l.listed)
 		return nil
 	})
 	l.report(stageMeasure, errors.Join(err, tasksErr, platformErr))
 }
 
 func (l *Loop) store(ctx context.Context, now time.Time) {
-	defer l.stages[stageStore].timed(time.Now())
+	start := time.Now()
+	defer func() { l.stages[stageStore].took = time.Since(start) - l.stages[stageSelf].took }()
 	l.flatten(now)
 	var errs []error
 	for _, q := range l.queues {

@@ -87,15 +87,22 @@ func (q *queue) result(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.err = err
-	log := slog.With("component", "store")
 	switch {
 	case err != nil && !q.failing:
 		q.failing = true
-		log.Error("a storage fails; the agent goes on", "storage", q.name, "error", err)
+		slog.Error("a storage fails; the agent goes on", "component", "store", "storage", q.name, "error", err)
 	case err == nil && q.failing:
 		q.failing = false
-		log.Info("a storage works again", "storage", q.name)
+		slog.Info("a storage works again", "component", "store", "storage", q.name)
 	}
+}
+
+// rename is for the goroutine of the loop, which alone reads the name without
+// the lock.
+func (q *queue) rename(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.name = name
 }
 
 func (q *queue) lastError() error {
@@ -128,4 +135,14 @@ func (q *queue) close(grace time.Duration) {
 		}
 	}
 	q.cancel()
+}
+
+// closeAll closes queues side by side, so that one that hangs takes nobody
+// else's time.
+func closeAll(queues []*queue) {
+	var wg sync.WaitGroup
+	for _, q := range queues {
+		wg.Go(func() { q.close(grace) })
+	}
+	wg.Wait()
 }

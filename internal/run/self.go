@@ -39,7 +39,9 @@ func (l *Loop) appendSelf(m []owca.Metric, ms int64) []owca.Metric {
 	put(owca.AgentOverruns, "", owca.Int(l.self.overruns))
 	for i := range l.stages {
 		s := &l.stages[i]
-		put(owca.AgentDuration, stageNames[i], owca.Int(uint64(s.took)))
+		if s.took > 0 { // some are only known in the tick after
+			put(owca.AgentDuration, stageNames[i], owca.Int(uint64(s.took)))
+		}
 		put(owca.AgentErrors, stageNames[i], owca.Int(s.errors))
 	}
 	put(owca.AgentCgroupsVanished, "", owca.Int(l.tasks.Vanished()))

@@ -24,7 +24,9 @@ type stage struct {
 	err    error // of the last tick
 
 	failing bool
-	quietAt time.Time // when the last error was
+	lastAt  time.Time // of the last error
+	logged  string    // the error that was logged last
+	logAt   time.Time // and when
 }
 
 func (s *stage) timed(start time.Time) { s.took = time.Since(start) }
@@ -37,17 +39,23 @@ const quiet = time.Minute
 func (l *Loop) report(which int, err error) {
 	s := &l.stages[which]
 	s.err = err
+	component := stageNames[which]
+	if which == stageSelf {
+		component = "run"
+	}
 	now := time.Now()
 	switch {
 	case err != nil:
 		s.errors++
-		if !s.failing {
-			slog.Error("a stage fails; the agent goes on", "component", stageNames[which], "error", err)
+		// Another problem is told, too, though not if they come in turns.
+		if text := err.Error(); !s.failing || text != s.logged && now.Sub(s.logAt) >= quiet {
+			slog.Error("a stage fails; the agent goes on", "component", component, "error", err)
+			s.logged, s.logAt = text, now
 		}
-		s.failing, s.quietAt = true, now
-	case s.failing && now.Sub(s.quietAt) >= quiet:
+		s.failing, s.lastAt = true, now
+	case s.failing && now.Sub(s.lastAt) >= quiet:
 		s.failing = false
-		slog.Info("a stage works again", "component", stageNames[which])
+		slog.Info("a stage works again", "component", component)
 	}
 }
 
