@@ -151,6 +151,10 @@ func (g *Group) Read(s *Stat, sets Set) error {
 // read reads one file into s.
 func (g *Group) read(s *Stat, src *source, sl *slot) fault {
 	t := g.tree
+	if src.hierarchy == t.blkio && src.set == IO && t.counts(src) == no {
+		g.drop(sl)
+		return missing // the file would have no line of any disk
+	}
 	if sl.fd >= 0 {
 		b, f := t.pread(int(sl.fd))
 		if f != fault(unix.ENODEV) {
@@ -224,7 +228,7 @@ func (t *Tree) parsed(s *Stat, src *source, b []byte) fault {
 		return garbled
 	}
 	if src.hierarchy == t.blkio && src.set == IO {
-		if _, ok := s.Get(src.field); !ok && t.counts(src) {
+		if _, ok := s.Get(src.field); !ok && t.counting[ioIndex(src)].answer == yes {
 			s.Set(src.field, 0)
 			s.Set(src.field+1, 0)
 		}
@@ -232,44 +236,64 @@ func (t *Tree) parsed(s *Stat, src *source, b []byte) fault {
 	return 0
 }
 
-// An ioCount remembers whether a v1 host counts I/O.
+// An ioCount remembers whether a v1 host counts I/O, in bytes or in operations.
 type ioCount struct {
-	yes bool
-	ask uint // how many more times to take no for an answer
+	answer answer
+	ask    int // how many more times to take no for an answer
 }
 
-// counts says whether v1's blkio counts at all, asked when a cgroup's file has
-// no line of any device: since Linux 6.10 the throttle policy, which does the
-// counting, is off for a disk until somebody sets a limit on it. The top
-// cgroup's file has a line for each disk that it is on for. When that can't be
-// read the answer is no, this time only.
-func (t *Tree) counts(src *source) bool {
-	c := &t.counting[0]
+type answer uint8
+
+const (
+	unknown answer = iota
+	yes
+	no
+)
+
+func ioIndex(src *source) int {
 	if src.field == IOReads {
-		c = &t.counting[1]
+		return 1
 	}
-	if c.yes || c.ask > 0 {
-		c.ask -= min(c.ask, 1)
-		return c.yes
+	return 0
+}
+
+// counts says whether v1's blkio counts at all: since Linux 6.10 the throttle
+// policy, which does the counting, is off for a disk until somebody sets a limit
+// on it. The file of the top cgroup has a line for each disk that it is on for,
+// and those of others for some of these, because a cgroup's blkcg_gq is made
+// after its parent's (blkg_create). Yes is for ever; no is asked again when each
+// Group has had its turn some ten times.
+func (t *Tree) counts(src *source) answer {
+	c := &t.counting[ioIndex(src)]
+	if c.answer == yes {
+		return yes
 	}
+	if c.ask > 0 {
+		c.ask--
+		return c.answer
+	}
+	c.answer, c.ask = unknown, 0
 	t.path = append(append(t.path[:0], t.hierarchies[t.blkio].Dir...), 0)
 	dir, errno := t.openat(unix.AT_FDCWD, t.path, unix.O_PATH|unix.O_DIRECTORY)
 	if errno != 0 {
-		return false
+		return unknown
 	}
 	defer unix.Close(dir) //nolint:errcheck // O_PATH
 	fd, errno := t.openSource(dir, src)
 	if errno != 0 {
-		return false
+		return unknown
 	}
 	defer unix.Close(fd) //nolint:errcheck // read only
 	b, f := t.pread(fd)
-	if f != 0 {
-		return false
+	switch {
+	case f != 0:
+		return unknown
+	case bytes.Contains(b, []byte(" Read ")):
+		c.answer = yes
+	default:
+		c.answer, c.ask = no, 10*len(t.groups)
 	}
-	c.yes = bytes.Contains(b, []byte(" Read "))
-	c.ask = 1000
-	return c.yes
+	return c.answer
 }
 
 // Unread returns the sets of which some file is there and yet could not be

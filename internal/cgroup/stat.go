@@ -25,10 +25,10 @@ const (
 
 	// Memory.
 	MemoryUsage
-	MemoryPeak // Linux 5.19 on v2
-	OOMKills   // on v1 of this cgroup alone, Linux 4.13
+	OOMKills // on v1 of this cgroup alone, Linux 4.13
 
 	// MemoryStat.
+	MemoryPeak // Linux 5.19 on v2
 	MemoryAnon
 	MemoryFile // page cache with shmem
 	MemoryInactiveFile
@@ -109,7 +109,7 @@ func (sets Set) fields() uint64 {
 		m |= fieldRange(MemoryUsage, OOMKills)
 	}
 	if sets&MemoryStat != 0 {
-		m |= fieldRange(MemoryAnon, Refaults)
+		m |= fieldRange(MemoryPeak, Refaults)
 	}
 	if sets&IO != 0 {
 		m |= fieldRange(IOReadBytes, IOWrites)

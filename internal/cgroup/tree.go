@@ -32,7 +32,8 @@ type Tree struct {
 	// KeepFiles is how many files may stay open between reads, in all Groups.
 	// Beyond it, files are opened for each read: correct, and slower. The same
 	// happens when the kernel has none left (EMFILE, ENFILE). The default is
-	// half of what this process may open, at most 65536.
+	// what this process may open less a sixteenth, or less 1024 if that is
+	// more, or half of it if that is little; at most 65536.
 	KeepFiles int
 
 	hierarchies []Hierarchy
@@ -65,7 +66,8 @@ func newTree(list []Hierarchy) *Tree {
 	}
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
-		t.KeepFiles = int(min(limit.Cur/2, 1<<16))
+		reserve := min(max(1024, limit.Cur/16), limit.Cur/2)
+		t.KeepFiles = int(min(limit.Cur-reserve, 1<<16))
 	}
 	for i := range t.dirs {
 		t.dirs[i] = -1
@@ -238,17 +240,17 @@ func (t *Tree) plan() {
 
 	if memory := t.v1("memory"); memory >= 0 {
 		add(Memory, memory, "memory.usage_in_bytes", MemoryUsage, parseNumber)
-		add(Memory, memory, "memory.max_usage_in_bytes", MemoryPeak, parseNumber)
 		add(Memory, memory, "memory.oom_control", OOMKills, parseOOMKills)
 		add(MemoryStat, memory, "memory.stat", MemoryAnon, parseMemoryStat1)
+		add(MemoryStat, memory, "memory.max_usage_in_bytes", MemoryPeak, parseNumber)
 		add(NUMA, memory, "memory.numa_stat", 0, parseNUMA1)
 		add(Limits, memory, "memory.limit_in_bytes", MemoryMax, parseLimit)
 		add(Limits, memory, "memory.soft_limit_in_bytes", MemorySoftLimit, parseLimit)
 	} else if v2 >= 0 {
 		add(Memory, v2, "memory.current", MemoryUsage, parseNumber)
-		add(Memory, v2, "memory.peak", MemoryPeak, parseNumber)
 		add(Memory, v2, "memory.events", OOMKills, parseOOMKills)
 		add(MemoryStat, v2, "memory.stat", MemoryAnon, parseMemoryStat)
+		add(MemoryStat, v2, "memory.peak", MemoryPeak, parseNumber)
 		add(NUMA, v2, "memory.numa_stat", 0, parseNUMA)
 		add(Limits, v2, "memory.low", MemoryLow, parseLimit)
 		add(Limits, v2, "memory.high", MemoryHigh, parseLimit)
