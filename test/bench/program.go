@@ -27,7 +27,7 @@ func program(ctx context.Context, h *host, r *report, o *options) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
 	progress("building owca")
 	binary := filepath.Join(dir, "owca")
 	if err := build(ctx, binary); err != nil {

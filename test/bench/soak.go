@@ -19,7 +19,7 @@ func soak(ctx context.Context, h *host, d time.Duration) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
 	binary := filepath.Join(dir, "owca")
 	progress("building owca")
 	if err := build(ctx, binary); err != nil {
