@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/examples"
@@ -53,6 +54,9 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 		// the burst of a start or of new tasks.
 		debug.SetGCPercent(40)
 	}
+	// Slices grew while the first ticks filled them; what they grew out of goes
+	// back to the kernel now and not at some later collection.
+	time.AfterFunc(5*time.Second, debug.FreeOSMemory)
 	show := newDisplay(c.Output, c.Config == "", io)
 	logs := newLogHandler(show.logWriter(io.err), levels)
 	slog.SetDefault(slog.New(logs))

@@ -52,7 +52,7 @@ func newMeasurementRunner() *measurementRunner {
 		CommonLabels:    slices.Clone(run.CommonLabels),
 		MemoryStat:      10 * time.Second,
 		NUMA:            time.Minute,
-		Limits:          time.Minute,
+		Limits:          30 * time.Second,
 		RunQueue:        10 * time.Second,
 		RunQueueThreads: 1000,
 		PlatformSlow:    10 * time.Second,

@@ -2,6 +2,8 @@ package measure
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/owca-project/owca/internal/cgroup"
@@ -28,8 +30,26 @@ type threadWait struct {
 	pass uint32
 }
 
-func (t *Tasks) readRunQueue(k *taskState) error {
+// relist is after how many passes the threads are listed anew in any case, for
+// one may have been moved away and another one in.
+const relist = 6
+
+// sameThreads makes t.threads those of the last pass if the task has as many
+// now, which is one of the readings of every tick, where listing them takes
+// several times as long as what is read of one. If they all still exist, they
+// are the same.
+func (t *Tasks) sameThreads(k *taskState) bool {
 	q := &k.runQueue
+	n, ok := k.sum.Get(cgroup.PIDsCurrent)
+	if !ok || n == 0 || n != uint64(len(q.last)) || q.pass%relist == 0 {
+		return false
+	}
+	t.threads = slices.AppendSeq(t.threads[:0], maps.Keys(q.last))
+	return true
+}
+
+// listThreads makes t.threads the threads of the task.
+func (t *Tasks) listThreads(k *taskState) error {
 	t.threads = t.threads[:0]
 	for _, m := range k.members {
 		if !m.ok {
@@ -40,10 +60,21 @@ func (t *Tasks) readRunQueue(k *taskState) error {
 			if errors.Is(err, cgroup.ErrGone) {
 				continue
 			}
-			*q = runQueue{}
 			return err
 		}
 		t.threads = append(t.threads, t.ofMember...)
+	}
+	return nil
+}
+
+func (t *Tasks) readRunQueue(k *taskState) error {
+	q := &k.runQueue
+	same := t.sameThreads(k)
+	if !same {
+		if err := t.listThreads(k); err != nil {
+			*q = runQueue{}
+			return err
+		}
 	}
 	if len(t.threads) > t.options.RunQueueThreads {
 		*q = runQueue{}
@@ -65,25 +96,16 @@ func (t *Tasks) readRunQueue(k *taskState) error {
 	}
 	q.pass++
 	before := q.wait
-	for _, tid := range t.threads {
-		wait, err := t.schedstat.RunDelay(tid)
-		if err != nil {
-			if errors.Is(err, proc.ErrGone) {
-				continue
-			}
-			*q = runQueue{}
-			return err
+	err := t.addWaits(k, firstPass)
+	if errors.Is(err, proc.ErrGone) && same {
+		// To read a thread twice adds what it waited in between.
+		if err = t.listThreads(k); err == nil {
+			err = t.addWaits(k, firstPass)
 		}
-		prev, known := q.last[tid]
-		switch {
-		case known && wait >= prev.wait:
-			q.wait += wait - prev.wait
-		case !firstPass && wait <= uint64(k.at.Sub(q.at)):
-			// Born since the last pass. One that has waited longer than that was
-			// moved in, with a past elsewhere that is none of this task's.
-			q.wait += wait
-		}
-		q.last[tid] = threadWait{wait, q.pass}
+	}
+	if err != nil && !errors.Is(err, proc.ErrGone) {
+		*q = runQueue{}
+		return err
 	}
 	if len(q.last) > len(t.threads) {
 		for tid, w := range q.last {
@@ -98,4 +120,31 @@ func (t *Tasks) readRunQueue(k *taskState) error {
 	}
 	q.ok, q.at = true, k.at
 	return nil
+}
+
+// addWaits adds what t.threads have waited since the last pass. The error is
+// [proc.ErrGone] itself if only threads that have ended were left out.
+func (t *Tasks) addWaits(k *taskState, firstPass bool) (gone error) {
+	q := &k.runQueue
+	for _, tid := range t.threads {
+		wait, err := t.schedstat.RunDelay(tid)
+		if err != nil {
+			if errors.Is(err, proc.ErrGone) {
+				gone = err
+				continue
+			}
+			return err
+		}
+		prev, known := q.last[tid]
+		switch {
+		case known && wait >= prev.wait:
+			q.wait += wait - prev.wait
+		case !firstPass && wait <= uint64(k.at.Sub(q.at)):
+			// Born since the last pass. One that has waited longer than that was
+			// moved in, with a past elsewhere that is none of this task's.
+			q.wait += wait
+		}
+		q.last[tid] = threadWait{wait, q.pass}
+	}
+	return gone
 }

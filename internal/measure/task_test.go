@@ -2,9 +2,12 @@ package measure
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -356,6 +359,42 @@ func TestTooManyThreads(t *testing.T) {
 	p.Kill()
 	if _, ok := read(t, m, task(c))[0].Measurements.Get(owca.TaskRunQueueWait); !ok {
 		t.Error("the run-queue wait does not come back")
+	}
+}
+
+// TestThreadsReplaced: as many threads as before need not be the same.
+func TestThreadsReplaced(t *testing.T) {
+	hosttest.Need(t, "sleep")
+	c := hosttest.NewCgroup(t, nil, "replaced")
+	sleeper := func() *exec.Cmd {
+		cmd := exec.Command("sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill() // or it has been
+			_ = cmd.Wait()
+		})
+		c.Add(cmd.Process.Pid)
+		return cmd
+	}
+	m := newTasks(t, everything)
+	old := sleeper()
+	stays := sleeper().Process.Pid
+	for range 3 { // the second and third pass ask only for the threads of the first
+		read(t, m, task(c))
+	}
+	if err := old.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = old.Wait() // killed
+	fresh := sleeper().Process.Pid
+	read(t, m, task(c))
+	got := slices.Sorted(maps.Keys(m.order[0].runQueue.last))
+	want := []int{stays, fresh}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("threads %v, want %v", got, want)
 	}
 }
 

@@ -151,7 +151,7 @@ func (s *session) run(ctx context.Context) error {
 		Interval:     interval,
 		CommonLabels: nil,
 		Tasks: measure.TaskOptions{
-			MemoryStat: 10 * interval, NUMA: 60 * interval, Limits: 60 * interval,
+			MemoryStat: 10 * interval, NUMA: 60 * interval, Limits: 30 * interval,
 			RunQueue: 10 * interval, RunQueueThreads: 1000,
 		},
 		Platform: measure.PlatformOptions{VMStat: []string{
