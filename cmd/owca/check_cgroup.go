@@ -78,6 +78,8 @@ func (c *checker) cgroups() []finding {
 func (c *checker) controller(tree *cgroup.Tree, v1, v2 string) finding {
 	unified := tree.Unified()
 	switch {
+	case v1 == "blkio" && tree.V1(v1) != "":
+		return countsIO(tree.V1(v1))
 	case tree.V1(v1) != "":
 		return finding{Outcome: yes, Detail: tree.V1(v1)}
 	case unified != "" && v2 == "":
@@ -110,6 +112,24 @@ func (c *checker) controller(tree *cgroup.Tree, v1, v2 string) finding {
 		f.Advice = "mount -t cgroup -o " + v1 + " none DIR, or " + mountCgroup2
 	}
 	return f
+}
+
+// countsIO says whether the blkio hierarchy in dir counts: the top cgroup's file
+// has lines only of disks whose throttle policy is on, which since Linux 6.10
+// setting a limit does.
+func countsIO(dir string) finding {
+	name := filepath.Join(dir, "blkio.throttle.io_service_bytes")
+	b, err := os.ReadFile(name)
+	switch {
+	case err != nil:
+		return failed("", err, "")[0]
+	case !strings.Contains(string(b), " Read "):
+		return finding{
+			Outcome: notSupported, Detail: "cgroup v1 does not count the I/O of any disk: " + name + " has no line of one",
+			Advice: "since Linux 6.10 it counts once a limit is set on the disk, in any cgroup's blkio.throttle.read_bps_device; cgroup v2 always counts",
+		}
+	}
+	return finding{Outcome: yes, Detail: dir}
 }
 
 // compiledIn looks a controller up in /proc/cgroups:

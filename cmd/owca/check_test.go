@@ -153,10 +153,11 @@ io: not supported
 pids: yes
 cpuset: not supported`, "echo +memory > "},
 		{"v1", map[string]string{
-			"proc/cgroups":                           "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t2\t1\t1\nmemory\t0\t1\t0\npids\t0\t1\t1\n",
-			"sys/fs/cgroup/cpu,cpuacct/cgroup.procs": "1\n",
-			"sys/fs/cgroup/blkio/cgroup.procs":       "1\n",
-			"sys/fs/cgroup/systemd/cgroup.procs":     "1\n",
+			"proc/cgroups":                                        "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t2\t1\t1\nmemory\t0\t1\t0\npids\t0\t1\t1\n",
+			"sys/fs/cgroup/cpu,cpuacct/cgroup.procs":              "1\n",
+			"sys/fs/cgroup/blkio/cgroup.procs":                    "1\n",
+			"sys/fs/cgroup/systemd/cgroup.procs":                  "1\n",
+			"sys/fs/cgroup/blkio/blkio.throttle.io_service_bytes": "8:0 Read 4096\nTotal 4096\n",
 		}, `
 version: yes
 v2 hierarchy: not supported
@@ -165,6 +166,20 @@ cpu time: yes
 cpu limits: yes
 memory: not supported
 io: yes
+pids: not supported
+cpuset: not supported`, "boot with cgroup_enable=memory"},
+		{"v1 without throttle limits", map[string]string{
+			"proc/cgroups":                                        "memory\t0\t1\t0\n",
+			"sys/fs/cgroup/blkio/cgroup.procs":                    "1\n",
+			"sys/fs/cgroup/blkio/blkio.throttle.io_service_bytes": "Total 0\n",
+		}, `
+version: yes
+v2 hierarchy: not supported
+v1 hierarchies: yes
+cpu time: not supported
+cpu limits: not supported
+memory: not supported
+io: not supported
 pids: not supported
 cpuset: not supported`, "boot with cgroup_enable=memory"},
 		{"none", nil, `

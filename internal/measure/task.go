@@ -326,7 +326,7 @@ func (k *taskState) due(o *TaskOptions, now time.Time) (due [numSlow]bool, sets 
 		due[s] = true
 		sets |= slowSets[s]
 		if e.next.IsZero() {
-			e.next = now.Add(time.Duration((1 - k.phase()) * float64(pace)))
+			e.next = now.Add(pace - k.phase()%pace)
 		} else {
 			e.next = e.next.Add((now.Sub(e.next)/pace + 1) * pace)
 		}
@@ -334,11 +334,13 @@ func (k *taskState) due(o *TaskOptions, now time.Time) (due [numSlow]bool, sets 
 	return due, sets
 }
 
-// phase is where in a pace the task has its place, in [0, 1).
-func (k *taskState) phase() float64 {
+// phase spreads the tasks over a pace, whatever its length. Of two paces, one a
+// multiple of the other, a task takes the slower reading in a tick of the faster,
+// because what they share, as the directory of the cgroup, is opened once then.
+func (k *taskState) phase() time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(k.ID)) // never fails
-	return float64(h.Sum32()) / (math.MaxUint32 + 1)
+	return time.Duration(float64(h.Sum32()) / (math.MaxUint32 + 1) * float64(time.Hour))
 }
 
 func (t *Tasks) read(k *taskState, now, listed time.Time) error {
