@@ -147,7 +147,7 @@ func TestHostMemory(t *testing.T) {
 		return present(t, s, MemoryAnon) >= size && present(t, s, PageFaults)-present(t, before, PageFaults) >= faults
 	})
 	// The rest is what the Go runtime did meanwhile, and the race detector.
-	const slack = 4 << 20
+	const slack = 16 << 20
 	if n := present(t, s, MemoryAnon); n > size+slack {
 		t.Errorf("%d bytes of anonymous memory", n)
 	}
