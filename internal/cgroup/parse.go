@@ -337,33 +337,7 @@ func (t *sum) put(s *Stat, f Field) bool {
 //
 // Linux < 5.9 had one workingset_refault.
 func parseMemoryStat(s *Stat, _ Field, b []byte) bool {
-	l := lines{rest: b}
-	known, ok := false, true
-	var refaults sum
-	for l.next() {
-		var f Field
-		switch string(l.key) {
-		case "anon":
-			f = MemoryAnon
-		case "file":
-			f = MemoryFile
-		case "inactive_file":
-			f = MemoryInactiveFile
-		case "pgfault":
-			f = PageFaults
-		case "pgmajfault":
-			f = MajorFaults
-		case "workingset_refault_anon", "workingset_refault_file", "workingset_refault":
-			refaults.add(l.value)
-			continue
-		default:
-			continue
-		}
-		known = true
-		ok = s.put(f, l.value, 1) && ok
-	}
-	refaults.bad = refaults.bad || l.cut // the other half may be missing
-	return refaults.put(s, Refaults) && known && ok
+	return memoryStat(s, b, "", "anon", "file")
 }
 
 // parseMemoryStat1 parses v1's memory.stat (mm/memcontrol-v1.c
@@ -381,18 +355,24 @@ func parseMemoryStat(s *Stat, _ Field, b []byte) bool {
 //	total_pgmajfault 1
 //	total_inactive_file 94208
 func parseMemoryStat1(s *Stat, _ Field, b []byte) bool {
+	return memoryStat(s, b, "total_", "rss", "cache")
+}
+
+// memoryStat parses the lines that begin with prefix; anon and file are what
+// the version calls anonymous memory and page cache.
+func memoryStat(s *Stat, b []byte, prefix, anon, file string) bool {
 	l := lines{rest: b}
 	known, ok := false, true
 	var refaults sum
 	for l.next() {
-		if len(l.key) < 6 || string(l.key[:6]) != "total_" {
+		if len(l.key) < len(prefix) || string(l.key[:len(prefix)]) != prefix {
 			continue
 		}
 		var f Field
-		switch string(l.key[6:]) {
-		case "rss":
+		switch string(l.key[len(prefix):]) {
+		case anon:
 			f = MemoryAnon
-		case "cache":
+		case file:
 			f = MemoryFile
 		case "inactive_file":
 			f = MemoryInactiveFile
