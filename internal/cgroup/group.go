@@ -85,6 +85,20 @@ func (f fault) isGone() bool {
 // Path returns the path that the Group was opened by.
 func (g *Group) Path() string { return g.path }
 
+// Dir returns the cgroup's directory in the hierarchy of a v1 controller if
+// that is mounted, otherwise in v2's; "" if it is in neither.
+func (g *Group) Dir(controller string) string {
+	h := g.tree.v1(controller)
+	if h < 0 {
+		h = g.tree.v2()
+	}
+	if h < 0 || g.inodes[h] == 0 {
+		return ""
+	}
+	rel, _ := g.tree.hierarchies[h].rel(g.path)
+	return g.tree.hierarchies[h].Dir + rel
+}
+
 // Files returns how many files the Group keeps open.
 func (g *Group) Files() int { return g.files }
 

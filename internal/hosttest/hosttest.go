@@ -207,6 +207,15 @@ func (c *Cgroup) Dir(controller string) string {
 	return ""
 }
 
+// PerfDir returns the cgroup's directory in the hierarchy that perf_event
+// belongs to: its own if it is mounted, otherwise v2.
+func (c *Cgroup) PerfDir() string {
+	if dir := c.Dir("perf_event"); dir != "" {
+		return dir
+	}
+	return c.Dir("unified")
+}
+
 // Has says whether the cgroup has a file of this name in the controller's
 // hierarchy.
 func (c *Cgroup) Has(controller, file string) bool {

@@ -1,0 +1,5 @@
+package perf
+
+import "errors"
+
+func (f FS) openBPF(*Plan) (Counter, error) { return nil, errors.ErrUnsupported }
