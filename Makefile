@@ -44,9 +44,12 @@ test: bin/testreport ## tests of PKG; with the race detector if there is a C com
 	CGO_ENABLED=$(if $(RACE),1,0) go build -o /dev/null $(RACE) $(PKG)
 	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -p 1 -json $(TESTFLAGS) $(PKG) | bin/testreport
 
-.PHONY: vm-test
-vm-test: ## the host packages' tests on pure cgroup v1 and v2 kernels, in VMs; ARGS for test/vm/run
+.PHONY: vm-test vm-test-x86 vm-test-arm64
+vm-test: vm-test-x86 vm-test-arm64 ## the host packages' tests in VMs: both of the following
+vm-test-x86: ## on pure cgroup v1 and v2 kernels; ARGS for test/vm/run
 	test/vm/run $(ARGS)
+vm-test-arm64: ## with a PMU that counts exactly, and others; ARGS for test/vm/run-arm64
+	test/vm/run-arm64 $(ARGS)
 
 .PHONY: e2e
 e2e: build ## test/e2e/*.sh, on real parts
@@ -58,7 +61,7 @@ fuzz: ## every fuzz test of PKG for FUZZTIME (60s), one a CPU at a time
 	tools/fuzz $(FUZZTIME) $(PKG)
 
 .PHONY: bench
-bench: ## cost of a tick on this host: prints and writes "bench NAME VALUE UNIT"
+bench: ## cost of a tick and of counting on this host: prints and writes "bench NAME VALUE UNIT"; ARGS=-perf is the latter
 	go run ./test/bench $(ARGS)
 
 .PHONY: lint
@@ -71,8 +74,17 @@ lint: bin/golangci-lint ## golangci-lint, formatting, import table, vet for arm6
 	go mod tidy -diff
 
 .PHONY: generate
-generate: ## the pages of docs/ that the program itself writes
+generate: bpf ## the pages of docs/ that the program itself writes, and the BPF object
 	$(host) go test ./cmd/owca -run '^TestDocs$$' -count=1 -args -update
+
+# In its directory, so that no path gets into it; without debug information but
+# the BTF.
+.PHONY: bpf
+bpf: ## internal/perf/bpf/count.o, with clang, llvm-strip and libbpf's headers
+	cd internal/perf/bpf && \
+	clang -O2 -g -mcpu=v3 -target bpf -fdebug-compilation-dir=. -Wall -Wextra -Wno-unused-parameter -Werror \
+		-I/usr/include/$$(uname -m)-linux-gnu -c count.c -o count.o && \
+	llvm-strip -g count.o
 
 .PHONY: reproducible
 reproducible: build ## build again, all of it, in another directory: the same bytes?

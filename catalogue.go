@@ -250,6 +250,46 @@ var (
 	}
 )
 
+// Metrics of a task: performance counters. Events other than these have a Desc
+// made for them, as internal/measure does.
+var (
+	TaskInstructions = &Desc{
+		Name: "owca_task_instructions_total", Kind: Counter, Original: "instructions",
+		Help:   "Instructions the task retired, since the agent began to count it, as are the other counters.",
+		Source: "perf_event_open(2) event instructions",
+	}
+	TaskCycles = &Desc{
+		Name: "owca_task_cycles_total", Kind: Counter, Original: "cycles",
+		Help:   "CPU cycles in which the task ran.",
+		Source: "perf_event_open(2) event cycles",
+	}
+	TaskCacheReferences = &Desc{
+		Name: "owca_task_cache_references_total", Kind: Counter, Original: "cache_references",
+		Help:   "Accesses to the last level of cache.",
+		Source: "perf_event_open(2) event cache_references",
+	}
+	TaskCacheMisses = &Desc{
+		Name: "owca_task_cache_misses_total", Kind: Counter, Original: "cache_misses",
+		Help:   "Accesses that the last level of cache could not serve.",
+		Source: "perf_event_open(2) event cache_misses",
+	}
+	TaskMemoryStalls = &Desc{
+		Name: "owca_task_memory_stall_cycles_total", Kind: Counter, Original: "stalls_mem_load",
+		Help:   "Cycles in which the task stood still for memory; the event differs between CPU models.",
+		Source: "perf_event_open(2) event stalls_mem_load",
+	}
+	TaskPerfScalingAvg = &Desc{
+		Name: "owca_task_perf_scaling_factor_avg", Original: "task_scaling_factor_avg",
+		Help:   "By how much counts are extrapolated, because there are more events than counters: 1 = not at all. Mean of the events since the last tick.",
+		Source: "Δ time enabled / Δ time running",
+	}
+	TaskPerfScalingMax = &Desc{
+		Name: "owca_task_perf_scaling_factor_max", Original: "task_scaling_factor_max",
+		Help:   "By how much counts are extrapolated; the event with the most.",
+		Source: "Δ time enabled / Δ time running",
+	}
+)
+
 // Metrics of a task: what the agent and the orchestrator know.
 var (
 	TaskUp = &Desc{
@@ -356,6 +396,36 @@ var (
 		Help:   "Bytes written to block devices a second.",
 		Source: "Δ io_write_bytes / Δt",
 	}
+	TaskInstructionsPerCycle = &Desc{
+		Name: "owca_task_instructions_per_cycle", Derived: true, Original: "ipc",
+		Help:   "Instructions per cycle (IPC) since the last tick.",
+		Source: "Δ instructions / Δ cycles",
+	}
+	TaskCyclesPerInstruction = &Desc{
+		Name: "owca_task_cycles_per_instruction", Derived: true,
+		Help:   "Cycles per instruction (CPI) since the last tick.",
+		Source: "Δ cycles / Δ instructions",
+	}
+	TaskInstructionRate = &Desc{
+		Name: "owca_task_instructions_per_second", Derived: true, Original: "ips",
+		Help:   "Instructions a second.",
+		Source: "Δ instructions / Δt",
+	}
+	TaskCacheHitRatio = &Desc{
+		Name: "owca_task_cache_hit_ratio", Unit: "ratio", Derived: true, Original: "cache_hit_ratio",
+		Help:   "Share of the accesses to the last level of cache that it served.",
+		Source: "1 − Δ cache_misses / Δ cache_references",
+	}
+	TaskCacheMissesPerKiloInstruction = &Desc{
+		Name: "owca_task_cache_misses_per_kilo_instruction", Derived: true, Original: "cache_misses_per_kilo_instructions",
+		Help:   "Misses of the last level of cache per 1000 instructions.",
+		Source: "1000 · Δ cache_misses / Δ instructions",
+	}
+	TaskMemoryStallsPerKiloInstruction = &Desc{
+		Name: "owca_task_memory_stall_cycles_per_kilo_instruction", Derived: true,
+		Help:   "Cycles stalled for memory per 1000 instructions.",
+		Source: "1000 · Δ memory_stall_cycles / Δ instructions",
+	}
 )
 
 // Metrics of the platform.
@@ -425,6 +495,16 @@ var (
 		Help:   "Used memory of each NUMA node.",
 		Source: "/sys/devices/system/node/node*/meminfo MemUsed",
 	}
+	PlatformDRAMRead = &Desc{
+		Name: "owca_platform_dram_read_bytes_total", Kind: Counter, Unit: "bytes", Label: "socket", Original: "platform_cas_count_reads", OriginalPerUnit: 1.0 / 64,
+		Help:   "Bytes that each socket read from its DRAM, since the agent counts.",
+		Source: "uncore_imc cas_count_read, amd_umc umc_cas_cmd.rd: CAS commands × 64",
+	}
+	PlatformDRAMWrite = &Desc{
+		Name: "owca_platform_dram_write_bytes_total", Kind: Counter, Unit: "bytes", Label: "socket", Original: "platform_cas_count_writes", OriginalPerUnit: 1.0 / 64,
+		Help:   "Bytes that each socket wrote to its DRAM, since the agent counts.",
+		Source: "uncore_imc cas_count_write, amd_umc umc_cas_cmd.wr: CAS commands × 64",
+	}
 	PlatformCPUPressureSome = &Desc{
 		Name: "owca_platform_cpu_pressure_some_seconds_total", Kind: Counter, Unit: "seconds", Scale: Micro,
 		Help:   "Time in which at least one thread of the host waited for a CPU.",
@@ -485,6 +565,21 @@ var (
 		Help:   "CPUs of the host kept busy since the last tick.",
 		Source: "Σ Δ cpu_usage_seconds / Δt",
 	}
+	PlatformDRAMReadRate = &Desc{
+		Name: "owca_platform_dram_read_bytes_per_second", Unit: "bytes", Label: "socket", Derived: true, Original: "platform_dram_reads_bytes_per_second",
+		Help:   "Bytes that each socket read from its DRAM a second.",
+		Source: "Δ dram_read_bytes / Δt",
+	}
+	PlatformDRAMWriteRate = &Desc{
+		Name: "owca_platform_dram_write_bytes_per_second", Unit: "bytes", Label: "socket", Derived: true, Original: "platform_dram_writes_bytes_per_second",
+		Help:   "Bytes that each socket wrote to its DRAM a second.",
+		Source: "Δ dram_write_bytes / Δt",
+	}
+	PlatformDRAMRate = &Desc{
+		Name: "owca_platform_dram_bytes_per_second", Unit: "bytes", Label: "socket", Derived: true, Original: "platform_dram_total_bytes_per_second",
+		Help:   "Bytes that went between each socket and its DRAM a second.",
+		Source: "dram_read_bytes_per_second + dram_write_bytes_per_second",
+	}
 	PlatformCPUPressureSomeRatio = &Desc{
 		Name: "owca_platform_cpu_pressure_some_ratio", Unit: "ratio", Derived: true,
 		Help:   "Share of the time in which at least one thread of the host waited for a CPU.",
@@ -542,6 +637,21 @@ var (
 	AgentCgroupsVanished = &Desc{
 		Name: "owca_cgroups_vanished_total", Kind: Counter,
 		Help:   "Cgroups that were gone when they were to be read. Normal on a busy host.",
+		Source: "the agent",
+	}
+	AgentPerfBackend = &Desc{
+		Name: "owca_perf_backend", Label: "backend",
+		Help:   "Always 1; how performance counters are kept now, in the label: cgroup or bpf. Absent if there are none.",
+		Source: "the agent",
+	}
+	AgentPerfCgroups = &Desc{
+		Name:   "owca_perf_cgroups",
+		Help:   "Cgroups whose performance events are counted.",
+		Source: "the agent",
+	}
+	AgentPerfFiles = &Desc{
+		Name:   "owca_perf_open_files",
+		Help:   "Open file descriptors that counting performance events takes.",
 		Source: "the agent",
 	}
 	AgentStorageDropped = &Desc{
@@ -638,6 +748,13 @@ var catalogue = []*Desc{
 	TaskMemoryPressureFull,
 	TaskIOPressureSome,
 	TaskIOPressureFull,
+	TaskInstructions,
+	TaskCycles,
+	TaskCacheReferences,
+	TaskCacheMisses,
+	TaskMemoryStalls,
+	TaskPerfScalingAvg,
+	TaskPerfScalingMax,
 	TaskUp,
 	TaskLastSeen,
 	TaskCgroups,
@@ -658,6 +775,12 @@ var catalogue = []*Desc{
 	TaskMemoryRefaultRate,
 	TaskIOReadRate,
 	TaskIOWriteRate,
+	TaskInstructionsPerCycle,
+	TaskCyclesPerInstruction,
+	TaskInstructionRate,
+	TaskCacheHitRatio,
+	TaskCacheMissesPerKiloInstruction,
+	TaskMemoryStallsPerKiloInstruction,
 	PlatformInfo,
 	PlatformSockets,
 	PlatformCores,
@@ -671,6 +794,8 @@ var catalogue = []*Desc{
 	PlatformMemoryUsage,
 	PlatformMemoryNUMAFree,
 	PlatformMemoryNUMAUsed,
+	PlatformDRAMRead,
+	PlatformDRAMWrite,
 	PlatformCPUPressureSome,
 	PlatformCPUPressureFull,
 	PlatformMemoryPressureSome,
@@ -683,6 +808,9 @@ var catalogue = []*Desc{
 	PlatformVMStat,
 	PlatformReadingAge,
 	PlatformCPUUsageCores,
+	PlatformDRAMReadRate,
+	PlatformDRAMWriteRate,
+	PlatformDRAMRate,
 	PlatformCPUPressureSomeRatio,
 	PlatformMemoryPressureSomeRatio,
 	PlatformIOPressureSomeRatio,
@@ -694,6 +822,9 @@ var catalogue = []*Desc{
 	AgentDuration,
 	AgentErrors,
 	AgentCgroupsVanished,
+	AgentPerfBackend,
+	AgentPerfCgroups,
+	AgentPerfFiles,
 	AgentStorageDropped,
 	AgentStorageErrors,
 	AgentCPU,

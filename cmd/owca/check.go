@@ -87,7 +87,7 @@ func (c *checker) all() []finding {
 		{"agent", []func() []finding{c.user, c.capabilities, c.fileLimit}},
 		{"cgroups", []func() []finding{c.cgroups}},
 		{"waiting", []func() []finding{c.hostPressure, c.cgroupPressure, c.runQueue}},
-		{"perf", []func() []finding{c.perfParanoid, c.perfEvent, c.pmu}},
+		{"perf", []func() []finding{c.perfParanoid, c.perfEvent, c.pmu, c.perfBackends}},
 		{"bpf", []func() []finding{c.bpf, c.btf}},
 		{"resctrl", []func() []finding{c.resctrl}},
 	} {

@@ -1,18 +1,19 @@
 package main
 
 import (
-	"encoding/binary"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-)
 
-const perfPermission = "give this user CAP_PERFMON, or lower kernel.perf_event_paranoid"
+	"github.com/owca-project/owca/internal/perf"
+)
 
 func (c *checker) perfParanoid() []finding {
 	const name = "perf_event_paranoid"
@@ -43,87 +44,125 @@ func (c *checker) perfParanoid() []finding {
 	return one(name, yes, detail, "performance counters of tasks need CAP_PERFMON, or kernel.perf_event_paranoid=0")
 }
 
-// openEvent opens an event of this thread, in user mode only: what nearly
-// everybody may.
-func openEvent(kind uint32, config uint64) (int, error) {
-	attr := unix.PerfEventAttr{
-		Type: kind, Config: config, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
-		Bits:        unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
-		Read_format: unix.PERF_FORMAT_TOTAL_TIME_ENABLED | unix.PERF_FORMAT_TOTAL_TIME_RUNNING,
-	}
-	fd, err := unix.PerfEventOpen(&attr, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
-	if err != nil {
-		return -1, os.NewSyscallError("perf_event_open", err)
-	}
-	return fd, nil
-}
-
+// perfEvent counts a software event of this process, which nearly everybody may.
 func (c *checker) perfEvent() []finding {
 	const name = "perf events"
-	fd, err := openEvent(unix.PERF_TYPE_SOFTWARE, unix.PERF_COUNT_SW_TASK_CLOCK)
-	if err != nil {
-		return failedPerf(name, err)
-	}
-	if err := unix.Close(fd); err != nil {
-		return failed(name, err, "")
+	if v := c.tryEvent("task-clock"); v.Outcome != perf.Counts {
+		return failedEvent(name, "task-clock", v)
 	}
 	return one(name, yes, "perf_event_open(2) opens a software event of this process", "")
 }
 
-func failedPerf(name string, err error) []finding {
-	f := failed(name, err, "")
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		f[0].Advice = perfPermission + "; in a container the seccomp profile must allow perf_event_open"
+// tryEvent lets an event count this process.
+func (c *checker) tryEvent(name string) perf.Verdict {
+	host := perf.FS{Root: c.root}
+	event, err := host.Resolve(name)
+	if err != nil {
+		return unresolved(err)
 	}
-	return f
+	return host.Probe([]*perf.Event{event})[0]
 }
 
-// pmu opens hardware cycles and lets them count: a successful open is no proof.
+// failedEvent is the finding for an event that does not count.
+func failedEvent(name, event string, v perf.Verdict) []finding {
+	switch v.Outcome {
+	case perf.StayedZero:
+		return one(name, notSupported, event+" can be opened, but stays 0", "")
+	case perf.NotSupported:
+		return one(name, notSupported, v.Err.Error(), "")
+	}
+	return one(name, couldNotTell, v.Err.Error(), "")
+}
+
+// pmu lets hardware cycles count: a successful open is no proof.
 func (c *checker) pmu() []finding {
 	const name = "hardware counters"
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	fd, err := openEvent(unix.PERF_TYPE_HARDWARE, unix.PERF_COUNT_HW_CPU_CYCLES)
-	if err != nil {
-		f := failedPerf(name, err)
-		// ENODEV, EINVAL: there is a PMU, but not for this event.
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
-			f[0].Outcome = notSupported
-			f[0].Detail = "no PMU that counts cycles (" + err.Error() + ")"
+	v := c.tryEvent("cycles")
+	if v.Outcome != perf.Counts {
+		f := failedEvent(name, "cycles", v)
+		switch v.Outcome {
+		case perf.StayedZero, perf.NotSupported:
 			f[0].Advice = "in a virtual machine the hypervisor must offer a PMU"
+		case perf.NeverRan:
+			f[0].Advice = "others may use all of them: the NMI watchdog (kernel.nmi_watchdog=0), perf, another agent"
 		}
 		return f
 	}
-	defer unix.Close(fd) //nolint:errcheck // read only
-	spin()
-	var b [24]byte
-	n, err := unix.Read(fd, b[:])
-	if err == nil && n != len(b) {
-		err = fmt.Errorf("read %d bytes of %d", n, len(b))
+	detail := "cycles are counted"
+	if v.UserOnly {
+		detail += " in user mode, which is all that this user may"
 	}
+	rooms, err := perf.FS{Root: c.root}.Room()
 	if err != nil {
-		return failed(name, fmt.Errorf("reading the cycles of this thread: %w", err), "")
+		return one(name, yes, detail+"; how many events fit a group is not known: "+err.Error(), "")
 	}
-	// struct read_format: value, time_enabled, time_running.
-	value, running := binary.NativeEndian.Uint64(b[:]), binary.NativeEndian.Uint64(b[16:])
-	switch {
-	case value > 0:
-		return one(name, yes, "cycles are counted", "")
-	case running == 0:
-		return one(name, couldNotTell, "cycles could be opened, but never got a counter", "others may use all of them: the NMI watchdog (kernel.nmi_watchdog=0), perf, another agent")
-	}
-	return one(name, notSupported, "cycles can be opened, but stay 0", "in a virtual machine the hypervisor must offer a PMU")
+	return one(name, yes, detail+roomText(rooms), "")
 }
 
-// spin keeps this thread busy for some millions of cycles.
-func spin() {
-	x := uint64(88172645463325252)
-	for range 3_000_000 {
-		x ^= x << 13
-		x ^= x >> 7
-		x ^= x << 17
+// roomText says how many events go into a group.
+func roomText(rooms []perf.Room) string {
+	var b strings.Builder
+	for _, r := range rooms {
+		fmt.Fprintf(&b, "; a group holds up to %d hardware events", r.Fit)
+		if r.CPUs != nil {
+			fmt.Fprintf(&b, " on cpus %s", perf.FormatCPUs(r.CPUs))
+		}
+		if r.Free < r.Fit {
+			fmt.Fprintf(&b, ", of which others leave counters for %d just now", r.Free)
+		}
 	}
-	runtime.KeepAlive(x)
+	return b.String()
+}
+
+// perfBackends opens each backend with a software event and adds the root
+// cgroup, as it will be done with those of tasks.
+func (c *checker) perfBackends() []finding {
+	var list []finding
+	for _, b := range perf.Backends {
+		name := "perf_backend " + string(b)
+		if err := c.tryBackend(b); err != nil {
+			f := failed(name, err, "")
+			f[0].Detail, _, _ = strings.Cut(f[0].Detail, "\n") // one line for each cpu
+			list = append(list, f...)
+			continue
+		}
+		detail := "a descriptor for each task, cpu and event"
+		if b == perf.BPF {
+			detail = "a descriptor for each cpu and event, whatever the number of tasks"
+		}
+		list = append(list, one(name, yes, "counts tasks with "+detail, "")...)
+	}
+	return list
+}
+
+func (c *checker) tryBackend(b perf.Backend) (err error) {
+	host := perf.FS{Root: c.root}
+	event, err := host.Resolve("task-clock")
+	if err != nil {
+		return err
+	}
+	tree, err := c.tree()
+	if err != nil {
+		return err
+	}
+	dir := cmp.Or(tree.V1("perf_event"), tree.Unified())
+	if dir == "" {
+		return fmt.Errorf("neither the perf_event controller of v1 nor v2 is mounted: %w", errors.ErrUnsupported)
+	}
+	counter, err := host.Open(&perf.Plan{Groups: [][]*perf.Event{{event}}}, b)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, counter.Close()) }()
+	group, err := counter.Add(dir)
+	if err != nil {
+		return err
+	}
+	var counts [1]perf.Count
+	if err := counter.Refresh(); err != nil {
+		return err
+	}
+	return group.Read(counts[:]) // the value proves nothing: that of the root cgroup may be 0
 }
 
 // bpf loads the smallest program of the kind that counts tasks: one for a perf

@@ -17,14 +17,14 @@ func components(host *measure.Host) []config.Component {
 	hierarchies := func() ([]string, error) { return hierarchies(host) }
 	return []config.Component{
 		{Tag: "MeasurementRunner", Help: "Measures the tasks of this host and stores the metrics.",
-			New: func() any { return newMeasurementRunner() }},
+			New: func() any { return newMeasurementRunner(host) }},
 		{Tag: "DetectionRunner", Help: "Measures, and looks for anomalies.",
 			New: func() any {
-				return &detectionRunner{planned: planned{"DetectionRunner"}, measurementRunner: *newMeasurementRunner()}
+				return &detectionRunner{planned: planned{"DetectionRunner"}, measurementRunner: *newMeasurementRunner(host)}
 			}},
 		{Tag: "AllocationRunner", Help: "Measures, and adjusts allocations.",
 			New: func() any {
-				return &allocationRunner{planned: planned{"AllocationRunner"}, measurementRunner: *newMeasurementRunner()}
+				return &allocationRunner{planned: planned{"AllocationRunner"}, measurementRunner: *newMeasurementRunner(host)}
 			}},
 		{Tag: "AllocationConfiguration", Help: "Units and defaults of allocations.",
 			New: func() any { return &allocationConfiguration{CPUQuotaPeriod: 1000, CPUSharesUnit: 1000} }},

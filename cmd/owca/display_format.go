@@ -21,6 +21,8 @@ type column struct {
 	rank  int  // those with the highest go first where there is no room
 	sort  sortKey
 	text  func([]byte, *row) []byte
+	// perf: shown if there are performance counters.
+	perf bool
 	// alarm is the share of time lost that colours the cell; nil: none.
 	alarm func(*row) float64
 }
@@ -30,16 +32,17 @@ var columns = [...]column{
 	{title: "NAME", left: true, sort: sortName, text: func(b []byte, r *row) []byte { return appendClean(b, r.name) }},
 	{title: "KIND", width: 9, left: true, rank: 4, text: func(b []byte, r *row) []byte { return appendClean(b, cmp.Or(r.kind, "-")) }},
 	{title: "CPU", width: 6, rank: 1, sort: sortCPU, text: func(b []byte, r *row) []byte { return appendCores(b, r.value[valueCPU]) }},
-	shareColumn("THROTTLED", 7, 0, valueThrottled),
+	{title: "IPC", width: 5, rank: 7, perf: true, text: func(b []byte, r *row) []byte { return appendCores(b, r.value[valueIPC]) }},
+	shareColumn("THROTTLED", 8, 0, valueThrottled),
 	shareColumn("CPU-WAIT", 3, sortWait, valueCPUWait),
 	{title: "MEM", width: 6, rank: 2, sort: sortMemory, text: func(b []byte, r *row) []byte { return appendBytes(b, r.memory()) }},
-	{title: "MEM-LIMIT", width: 9, rank: 10, text: func(b []byte, r *row) []byte { return appendBytes(b, r.value[valueMemoryLimit]) }},
+	{title: "MEM-LIMIT", width: 9, rank: 11, text: func(b []byte, r *row) []byte { return appendBytes(b, r.value[valueMemoryLimit]) }},
 	shareColumn("MEM-WAIT", 5, sortWait, valueMemoryWait),
 	shareColumn("IO-WAIT", 6, sortWait, valueIOWait),
-	{title: "READ/s", width: 6, rank: 8, sort: sortIO, text: func(b []byte, r *row) []byte { return appendBytes(b, r.value[valueRead]) }},
-	{title: "WRITE/s", width: 7, rank: 9, sort: sortIO, text: func(b []byte, r *row) []byte { return appendBytes(b, r.value[valueWrite]) }},
-	{title: "FAULTS/s", width: 8, rank: 11, text: func(b []byte, r *row) []byte { return appendCount(b, r.faults()) }},
-	{title: "PIDS", width: 5, rank: 12, text: func(b []byte, r *row) []byte { return appendCount(b, r.value[valuePIDs]) }},
+	{title: "READ/s", width: 6, rank: 9, sort: sortIO, text: func(b []byte, r *row) []byte { return appendBytes(b, r.value[valueRead]) }},
+	{title: "WRITE/s", width: 7, rank: 10, sort: sortIO, text: func(b []byte, r *row) []byte { return appendBytes(b, r.value[valueWrite]) }},
+	{title: "FAULTS/s", width: 8, rank: 12, text: func(b []byte, r *row) []byte { return appendCount(b, r.faults()) }},
+	{title: "PIDS", width: 5, rank: 13, text: func(b []byte, r *row) []byte { return appendCount(b, r.value[valuePIDs]) }},
 }
 
 func shareColumn(title string, rank int, sort sortKey, value int) column {
@@ -113,6 +116,9 @@ func (f *frame) appendText(b []byte) []byte {
 	}
 	width = min(width, maxNameText)
 	for i := range columns {
+		if columns[i].perf && !f.perf {
+			continue
+		}
 		b = appendSeparated(b, i)
 		b = columns[i].appendCell(b, width, columns[i].title)
 	}
@@ -120,6 +126,9 @@ func (f *frame) appendText(b []byte) []byte {
 	var cell []byte
 	for i := range f.rows {
 		for j := range columns {
+			if columns[j].perf && !f.perf {
+				continue
+			}
 			b = appendSeparated(b, j)
 			cell = columns[j].text(cell[:0], &f.rows[i])
 			b = columns[j].appendCell(b, width, string(cell))

@@ -25,6 +25,8 @@ const (
 	valueMinorFaults
 	valueMajorFaults
 	valuePIDs
+	valueIPC
+	valueInstructions
 	numValues
 )
 
@@ -42,6 +44,11 @@ var taskValues = [numValues]*owca.Desc{
 	valueMinorFaults: owca.TaskMemoryMinorFaultRate,
 	valueMajorFaults: owca.TaskMemoryMajorFaultRate,
 	valuePIDs:        owca.TaskPIDs,
+	valueIPC:         owca.TaskInstructionsPerCycle,
+
+	// There is no ratio of a task that did not run; this tells whether there
+	// can be one.
+	valueInstructions: owca.TaskInstructions,
 }
 
 // The values of the platform.
@@ -70,7 +77,8 @@ type frame struct {
 	took  time.Duration // the tick, until observe
 	ticks uint64        // so far; the first has no rates
 	host  string
-	cpus  int // 0 = not known
+	cpus  int  // 0 = not known
+	perf  bool // some task has performance counters
 	value [numHostValues]float64
 	rows  []row
 }
@@ -141,6 +149,7 @@ func (c *capture) read(f *frame, s *owca.Snapshot) {
 		f.rows = make([]row, len(s.Tasks), len(s.Tasks)+len(s.Tasks)/4)
 	}
 	f.rows = f.rows[:len(s.Tasks)]
+	f.perf = false
 	for i := range s.Tasks {
 		t, r := &s.Tasks[i], &f.rows[i]
 		if r.name = t.Name; r.name == "" {
@@ -150,6 +159,7 @@ func (c *capture) read(f *frame, s *owca.Snapshot) {
 		for v, d := range taskValues {
 			r.value[v] = find(t.Measurements, d, &c.taskHints[v])
 		}
+		f.perf = f.perf || !math.IsNaN(r.value[valueInstructions])
 	}
 }
 

@@ -215,7 +215,7 @@ func (t *table) fit() (shown [len(columns)]bool, name int) {
 	for rank := range len(columns) + 1 {
 		for i := range columns {
 			c := &columns[i]
-			if c.rank != rank || c.width == 0 {
+			if c.rank != rank || c.width == 0 || c.perf && !t.frame.perf {
 				continue
 			}
 			if used+1+c.width+narrow > t.width {
@@ -287,6 +287,7 @@ c m p i n    sort by cpu, memory, pressure, io, name
 q  Ctrl-C    end owca
 
 CPU        cpus kept busy
+IPC        instructions per cycle, where there are performance counters
 THROTTLED  share of its quota periods in which the cpu quota ran out
 CPU-WAIT   share of the time in which some thread waited for a cpu (pressure)
 MEM        working set: memory without the inactive page cache

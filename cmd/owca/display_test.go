@@ -96,6 +96,33 @@ idle.service       service        -         -        -   3.0M         -        -
 	}
 }
 
+// TestInstructionsPerCycle: the column is there as soon as one task has counters.
+func TestInstructionsPerCycle(t *testing.T) {
+	s := testSnapshot()
+	s.Tasks[0].Measurements = append(s.Tasks[0].Measurements, testReadings([]any{owca.TaskInstructions, 7})...)
+	s.Tasks[1].Measurements = append(s.Tasks[1].Measurements, testReadings([]any{owca.TaskInstructions, 9000, owca.TaskInstructionsPerCycle, 1.234})...)
+	s.Tasks = s.Tasks[:2]
+	f := testFrame(s, 2)
+	want := `
+NAME          KIND         CPU   IPC THROTTLED CPU-WAIT    MEM MEM-LIMIT MEM-WAIT IO-WAIT READ/s WRITE/s FAULTS/s  PIDS
+nginx.service service     1.50  1.23     25.0%    60.0%   700M      1.0G     0.0%    100%   1.5K     12M     1.2k    17
+idle.service  service        -     -         -        -   3.0M         -        -       -      -       -        -     1
+`
+	_, got, _ := strings.Cut(string(f.appendText(nil)), "\n")
+	if d := cmp.Diff(want, "\n"+got); d != "" {
+		t.Error(d)
+	}
+	if wide := testScreen(testTable(f, 140, 9)); !strings.Contains(wide, "CPU   IPC THROTTLED") || !strings.Contains(wide, "1.50  1.23     25.0%") {
+		t.Error(wide)
+	}
+	if narrow := testScreen(testTable(f, 40, 9)); strings.Contains(narrow, "IPC") {
+		t.Error(narrow)
+	}
+	if d := cmp.Diff(testScreen(testTable(testFrame(testSnapshot(), 2), 140, 9)), testScreen(testTable(f, 140, 9))); d == "" {
+		t.Error("the same with and without counters")
+	}
+}
+
 func TestTextOfNothing(t *testing.T) {
 	f := testFrame(&owca.Snapshot{Time: testTime, Platform: &owca.Platform{}}, 1)
 	want := "2026-01-02T15:04:05Z -  0 tasks  tick 3.46ms  cpu - of -  memory - of -  waiting: cpu - memory - io -\n"

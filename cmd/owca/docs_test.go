@@ -76,6 +76,9 @@ which for AutoNode are:
 | ` + "`pod_uid`, `qos_class`" + ` | of a pod |
 | ` + "`parent`" + ` | ` + "`task_id`" + ` of the task whose cgroup this one is nested in. That one's counters include this one's: leave out tasks with a parent when you sum |
 
+Performance events that are not in the list below are stored as ` + "`owca_task_NAME_total`" + `, times as
+` + "`owca_task_NAME_seconds_total`" + `; the original's name is NAME. [Performance events](events.md) says what can be counted.
+
 **Original** is the name that a storage with ` + "`names: original`" + ` writes, for consumers made for the original agent, and
 its unit where that is another one.
 `
@@ -131,7 +134,7 @@ func cell(s string) string { return strings.ReplaceAll(s, "|", "\\|") }
 // TestLinks: what the pages refer to is there: other pages, examples, headings.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`)
-	for _, page := range []string{"README.md", "CONTRIBUTING.md", "docs/getting-started.md", "docs/configuration.md", "docs/operations.md", "docs/performance.md", "docs/metrics.md"} {
+	for _, page := range []string{"README.md", "CONTRIBUTING.md", "docs/getting-started.md", "docs/configuration.md", "docs/events.md", "docs/operations.md", "docs/performance.md", "docs/metrics.md"} {
 		data, err := os.ReadFile("../../" + page)
 		if err != nil {
 			t.Error(err)

@@ -35,6 +35,7 @@ type commandLine struct {
 	Run        runCommand        `cmd:"" default:"withargs" help:"Run the agent (the default)."`
 	Validate   validateCommand   `cmd:"" help:"Check configuration files without touching the host."`
 	Check      checkCommand      `cmd:"" help:"Look at this host and tell what can be measured here, and what to do about the rest."`
+	Events     eventsCommand     `cmd:"" help:"List the performance events of this host, and try whether they really count."`
 	Components componentsCommand `cmd:"" help:"List the components of a configuration with their fields."`
 	Schema     schemaCommand     `cmd:"" help:"Print a JSON Schema of the configuration, for editors."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`

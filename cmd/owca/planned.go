@@ -56,6 +56,9 @@ type detectionRunner struct {
 	AnomaliesStorage owca.Storage  `yaml:"anomalies_storage" help:"Where anomalies go."`
 }
 
+// Start is not that of the measurementRunner.
+func (r *detectionRunner) Start(ctx context.Context) error { return r.planned.Start(ctx) }
+
 func (r *detectionRunner) notYet() []string {
 	return append(r.planned.notYet(), r.measurementRunner.notYet()...)
 }
@@ -75,6 +78,9 @@ type allocationRunner struct {
 	AllocationConfiguration *allocationConfiguration `yaml:"allocation_configuration" help:"Units of allocations."`
 	RemoveAllResctrlGroups  bool                     `yaml:"remove_all_resctrl_groups" help:"Remove every resctrl group at start."`
 }
+
+// Start is not that of the measurementRunner.
+func (r *allocationRunner) Start(ctx context.Context) error { return r.planned.Start(ctx) }
 
 func (r *allocationRunner) notYet() []string {
 	return append(r.planned.notYet(), r.measurementRunner.notYet()...)

@@ -100,9 +100,11 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 }
 
 const refuseRoot = `refusing to run as root: it is not needed.
-Run it as an ordinary user; measuring cgroups needs no capability. For what is to come the user needs, by a
-systemd unit's AmbientCapabilities= or from the container runtime:
-  CAP_PERFMON       performance counters of other users' tasks
+Run it as an ordinary user; measuring cgroups needs no capability. For more the user needs, by a systemd unit's
+AmbientCapabilities= or from the container runtime:
+  CAP_PERFMON       performance counters
+  CAP_BPF           performance counters of many tasks at little cost
+and for what is to come:
   CAP_DAC_OVERRIDE  write limits of cgroups, and resctrl
   CAP_SETUID        put other users' tasks into resctrl groups
 To run as root all the same, say --root (-0)`

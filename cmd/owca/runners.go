@@ -1,13 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/internal/measure"
+	"github.com/owca-project/owca/internal/perf"
 	"github.com/owca-project/owca/internal/proc"
 	"github.com/owca-project/owca/internal/run"
 	"github.com/owca-project/owca/internal/store"
@@ -41,12 +46,18 @@ type measurementRunner struct {
 	PlatformSlow    time.Duration     `yaml:"platform_slow_interval" range:"0.05..3600" help:"How often the costly readings of the platform are taken (cpu frequency, memory of NUMA nodes)."`
 	VMStat          []string          `yaml:"vmstat" help:"Keys of /proc/vmstat to store."`
 
-	RDTEnabled *bool    `yaml:"rdt_enabled" help:"Monitor cache occupancy and memory bandwidth by resctrl. null = if the host can. This version cannot yet, and says so if true."`
-	EventNames []string `yaml:"event_names" help:"Performance counters. This version has none yet, and says so if any is named."`
+	EventNames  []string `yaml:"event_names" help:"Performance events to count in every task, by the names of the original, of perf or of sysfs; {a,b} is a group counted together. Empty: instructions, cycles, cache_misses, cache_references, stalls_mem_load, as far as the host has them. See docs/events.md; owca events lists names."`
+	PerfBackend string   `yaml:"perf_backend" enum:"auto,cgroup,bpf,none" help:"How events are counted: cgroup takes descriptors for each task, CPU and event; bpf for each CPU and event, and a program shares them out; auto is cgroup for a few tasks and bpf for many, if the host can; none counts nothing."`
+	RDTEnabled  *bool    `yaml:"rdt_enabled" help:"Monitor cache occupancy and memory bandwidth by resctrl. null = if the host can. This version cannot yet, and says so if true."`
+
+	host     *measure.Host
+	counters *measure.Counters // of Start
 }
 
-func newMeasurementRunner() *measurementRunner {
+func newMeasurementRunner(host *measure.Host) *measurementRunner {
 	return &measurementRunner{
+		host:            host,
+		PerfBackend:     "auto",
 		MetricsStorage:  []owca.Storage{store.NewLog()},
 		Interval:        time.Second,
 		CommonLabels:    slices.Clone(run.CommonLabels),
@@ -81,7 +92,78 @@ func (r *measurementRunner) Validate() error {
 			errs = append(errs, &fieldError{"common_labels", fmt.Errorf("%q is not a common label (one of %v)", name, run.CommonLabels)})
 		}
 	}
+	_, err := perf.ParseRequests(r.events())
+	for _, err := range each(err) {
+		errs = append(errs, &fieldError{"event_names", err})
+	}
 	return errors.Join(errs...)
+}
+
+// each returns the errors that were joined into err.
+func each(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// events are those to count.
+func (r *measurementRunner) events() []string {
+	if len(r.EventNames) == 0 {
+		return perf.DefaultEvents
+	}
+	return r.EventNames
+}
+
+// Start finds out what this host counts of the events. Without any, or without
+// leave to count, the rest is measured; a name that no host knows, or a group
+// that this one has not the counters for, is an error of the configuration.
+func (r *measurementRunner) Start(context.Context) error {
+	if r.PerfBackend == "none" {
+		return nil
+	}
+	log := slog.With("component", "measure")
+	requests, err := perf.ParseRequests(r.events())
+	if err != nil {
+		return fmt.Errorf("event_names: %w", err)
+	}
+	backend := perf.Backend(r.PerfBackend)
+	if r.PerfBackend == "auto" {
+		backend = ""
+	}
+	counters, err := r.host.PlanCounters(requests, backend)
+	var unknown *perf.UnknownError
+	switch {
+	case errors.Is(err, fs.ErrPermission) && !errors.As(err, &unknown):
+		log.Warn("no performance counters: permission is missing; the rest is measured", "error", err)
+		return nil
+	case err != nil:
+		var all []string
+		for _, err := range each(err) {
+			all = append(all, err.Error())
+		}
+		return fmt.Errorf("event_names: %s", strings.Join(all, "; "))
+	}
+	r.counters = counters
+	var names, reasons []string
+	for _, o := range counters.Omitted() {
+		if len(r.EventNames) > 0 {
+			log.Warn("an event of event_names is not counted on this host", "event", o.Name, "error", o.Err)
+			continue
+		}
+		// Nobody asked for these, so that one line will do.
+		names = append(names, o.Name)
+		if reason := o.Err.Error(); !slices.Contains(reasons, reason) {
+			reasons = append(reasons, reason)
+		}
+	}
+	if names != nil {
+		log.Info("some of the default events are not counted on this host", "events", strings.Join(names, " "), "error", strings.Join(reasons, "; "))
+	}
+	return nil
 }
 
 // twice says whether a storage is in the list, or inside one of it, that was
@@ -121,6 +203,7 @@ func (r *measurementRunner) loop(names func(owca.Storage) string) run.Runner {
 			RunQueue: r.RunQueue, RunQueueThreads: r.RunQueueThreads,
 		},
 		Platform: measure.PlatformOptions{VMStat: r.VMStat, SlowInterval: r.PlatformSlow},
+		Counters: r.counters,
 	}
 	for _, s := range r.MetricsStorage {
 		out.Storages = append(out.Storages, run.Storage{Name: names(s), Storage: s})
@@ -133,9 +216,6 @@ func (r *measurementRunner) notYet() []string {
 	var list []string
 	if r.RDTEnabled != nil && *r.RDTEnabled {
 		list = append(list, "rdt_enabled: resctrl monitoring is not part of this version; the rest is measured")
-	}
-	if len(r.EventNames) > 0 {
-		list = append(list, "event_names: performance counters are not part of this version; the rest is measured")
 	}
 	return list
 }

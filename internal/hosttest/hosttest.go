@@ -26,8 +26,10 @@ import (
 // that the host does not meet, the test fails instead: that is how CI makes
 // sure that what it installed is really used.
 //
-// Needs: root; cgroup1 and cgroup2 (pure hosts), hybrid; pressure; or the name
-// of a program that must be in PATH, as "promtool".
+// Needs: root; bpf (root, and a kernel with BTF); cgroup1 and cgroup2 (pure
+// hosts), hybrid; pressure; pmu (hardware cycles are counted), no-pmu, no-instructions (only cycles are),
+// exact (see Exact), smp, hotplug (CPU 1 may be unplugged); or the name of a
+// program that must be in PATH, as "promtool".
 func Need(t testing.TB, needs ...string) {
 	t.Helper()
 	required := strings.Split(os.Getenv("OWCA_TEST_REQUIRE"), ",")
@@ -58,6 +60,14 @@ func met(need string) error {
 	case "pressure":
 		_, err := os.ReadFile("/proc/pressure/cpu")
 		return err
+	case "bpf":
+		if os.Geteuid() != 0 {
+			return errors.New("not running as root")
+		}
+		_, err := os.Stat("/sys/kernel/btf/vmlinux")
+		return err
+	case "pmu", "no-pmu", "no-instructions", "exact", "smp", "hotplug":
+		return metCounting(need)
 	default:
 		_, err := exec.LookPath(need)
 		return err
@@ -283,6 +293,7 @@ func RunLoad() {
 //
 //	sleep            nothing until killed
 //	spin 1.5s        one thread uses that much CPU time, then waits
+//	switch 1000      one thread sleeps that many times, then waits
 //	touch 64         touches that many MiB of anonymous memory, then waits
 //	threads 100      keeps that many OS threads blocked until killed
 //
@@ -310,11 +321,49 @@ func (c *Cgroup) Start(load string) *Process {
 	}
 	c.t.Cleanup(p.Kill)
 	p.Pid = p.cmd.Process.Pid
+	p.Done() // it has started, and waits
+	// Threads are stopped to be moved: Go's own wake up now and then, and what
+	// one that moves while it runs did outside would be counted inside.
+	p.signal(syscall.SIGSTOP)
+	p.waitState("T")
 	c.Add(p.Pid)
+	p.signal(syscall.SIGCONT)
 	if _, err := io.WriteString(p.in, "go\n"); err != nil {
 		c.t.Fatal(err)
 	}
 	return p
+}
+
+// WaitBlocked waits until all threads of the process sleep.
+func (p *Process) WaitBlocked() {
+	p.t.Helper()
+	p.waitState("S")
+}
+
+func (p *Process) signal(sig syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// waitState waits until all threads are in a state of /proc/PID/stat.
+func (p *Process) waitState(want string) {
+	p.t.Helper()
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid))
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if len(stats) > 0 && !slices.ContainsFunc(stats, func(name string) bool {
+			stat, err := os.ReadFile(name)
+			_, state, _ := strings.Cut(string(stat), ") ")
+			return err != nil || !strings.HasPrefix(state, want)
+		}) {
+			return
+		}
+	}
+	p.t.Fatalf("process %d does not come to state %s", p.Pid, want)
 }
 
 // Done waits until the load has done its work. The process still lives.

@@ -12,6 +12,7 @@ import (
 
 // run is the load's side of Start: wait to be moved, work, say so, stay.
 func run(load []string) error {
+	fmt.Println("started")
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return err
 	}
@@ -24,6 +25,18 @@ func run(load []string) error {
 		}
 		runtime.LockOSThread()
 		for start := threadTime(); threadTime()-start < d; {
+		}
+	case "switch":
+		n, err := strconv.Atoi(load[1])
+		if err != nil {
+			return err
+		}
+		runtime.LockOSThread()
+		for range n {
+			ts := syscall.Timespec{Nsec: 100_000}
+			if err := syscall.Nanosleep(&ts, nil); err != nil && err != syscall.EINTR {
+				return err
+			}
 		}
 	case "touch":
 		mib, err := strconv.Atoi(load[1])

@@ -132,6 +132,7 @@ func (t *Tasks) emit(k *taskState, now, listed time.Time, due [numSlow]bool, ali
 	}
 
 	m = t.derive(m, k, due)
+	m = t.emitCounts(m, k)
 
 	if cpus, ok := first(k.Resources, "cpus", "requests_cpu"); ok {
 		put(owca.TaskRequestedCPUs, owca.Float(cpus))

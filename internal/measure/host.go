@@ -1,7 +1,7 @@
 // Package measure reads what the tasks of a host use and how they suffer, and
 // what the host itself does, into the vocabulary of package owca.
 //
-// The leaves (cgroup, proc) feed raw numbers; this package sums them over the
+// The leaves (cgroup, proc, perf) feed raw numbers; this package sums them over the
 // cgroups of a task, paces the readings that cost much, and computes rates and
 // ratios from two samples. A number that could not be read is absent from the
 // result, and so is every number computed from it.

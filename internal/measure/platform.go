@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/perf"
 	"github.com/owca-project/owca/internal/proc"
 )
 
@@ -31,6 +32,8 @@ type Platform struct {
 	// repeated, so that they don't look as if they came and went.
 	slowErr, identityErr error
 
+	dram dram
+
 	topology    proc.Topology
 	topologyErr error
 	topologyOf  uint64 // stat.CPUsChanged that topology was read for
@@ -50,7 +53,7 @@ type Platform struct {
 // NewPlatform returns a Platform of the host. Nothing is opened before the
 // first Read.
 func (h *Host) NewPlatform(o PlatformOptions) *Platform {
-	p := &Platform{fs: h.Proc}
+	p := &Platform{fs: h.Proc, dram: dram{fs: perf.FS{Root: h.Proc.Root}}}
 	p.host = p.fs.NewHost(nil)
 	p.SetOptions(o)
 	return p
@@ -79,7 +82,7 @@ func platformUnique(keys []string) []string {
 }
 
 // Close closes the files. A later Read opens them again.
-func (p *Platform) Close() error { return p.host.Close() }
+func (p *Platform) Close() error { return errors.Join(p.host.Close(), p.dram.close()) }
 
 // platformIdentityPace is how often the host is asked anew for its name, which changes
 // while it boots, and for what of its topology and model could not be told.
@@ -114,10 +117,11 @@ func (p *Platform) Read(now time.Time) (*owca.Platform, error) {
 		m = platformAppend(m, owca.PlatformVMStat, key, p.stat.VMStat[i])
 	}
 	m = p.appendSlow(m, now)
+	m, dramErr := p.dram.append(m, now)
 	p.result.Measurements = m
 
-	if err != nil || p.slowErr != nil || p.identityErr != nil {
-		err = errors.Join(err, p.identityErr, p.slowErr)
+	if err != nil || p.slowErr != nil || p.identityErr != nil || dramErr != nil {
+		err = errors.Join(err, p.identityErr, p.slowErr, dramErr)
 	}
 	return &p.result, err
 }

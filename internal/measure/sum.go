@@ -64,6 +64,7 @@ func (k *taskState) carry(m *member) {
 			k.carries = true
 		}
 	}
+	k.counts.carry(m.counts)
 }
 
 // uncarry takes back what carry kept of m, which is listed again.
@@ -71,6 +72,7 @@ func (k *taskState) uncarry(m *member) {
 	for i, n := range m.counted {
 		k.carried[i] -= n
 	}
+	k.counts.uncarry(m.counts)
 }
 
 func cpuLimit(s *cgroup.Stat) (cores float64, ok bool) {

@@ -67,6 +67,9 @@ type Tasks struct {
 	threads, ofMember []int
 	numa              []string // label values, by node number
 	vanished          uint64
+
+	counting *counting // nil: no performance counters
+	members  int       // cgroups of all tasks
 }
 
 // NewTasks returns a Tasks that has not read anything. labels makes the labels
@@ -141,6 +144,8 @@ type taskState struct {
 	}
 	stat statPrev // of memory.stat
 
+	counts taskCounts // of performance events
+
 	runQueue runQueue
 
 	measurements owca.Measurements
@@ -153,6 +158,7 @@ type member struct {
 	stat    cgroup.Stat
 	counted [len(counters)]uint64 // the counters of the last stat that had them
 	ok      bool                  // read this tick
+	counts  *memberCounts         // nil: none yet
 	unread  cgroup.Set
 	problem error  // why unread could not be read
 	parked  uint64 // the tick since which it is not listed
@@ -171,6 +177,7 @@ func (t *Tasks) Read(now, listed time.Time, tasks []owca.Task) ([]owca.TaskData,
 	t.tick++
 	t.sync(tasks)
 	t.out = t.out[:0]
+	countErr := t.beginCounts()
 	var err error
 	failed := 0
 	for _, k := range t.order {
@@ -181,13 +188,16 @@ func (t *Tasks) Read(now, listed time.Time, tasks []owca.Task) ([]owca.TaskData,
 		}
 		t.out = append(t.out, owca.TaskData{Task: k.Task, MetricLabels: k.labels, Measurements: k.measurements})
 	}
+	if t.counting != nil {
+		t.counting.checkProof()
+	}
 	if t.host.Cgroups == nil {
 		return t.out, t.host.CgroupError
 	}
 	if failed > 1 {
 		err = fmt.Errorf("%d tasks could not be read in full; the first: %w", failed, err)
 	}
-	return t.out, err
+	return t.out, errors.Join(err, countErr)
 }
 
 // sync brings order in line with tasks. Nodes return the slice of the call
@@ -197,7 +207,7 @@ func (t *Tasks) sync(tasks []owca.Task) {
 		return
 	}
 	t.last = tasks
-	t.order = t.order[:0]
+	t.order, t.members = t.order[:0], 0
 	for i := range tasks {
 		nt := &tasks[i]
 		k := t.known[nt.ID]
@@ -219,6 +229,7 @@ func (t *Tasks) sync(tasks []owca.Task) {
 		}
 		k.seen = t.tick
 		t.order = append(t.order, k)
+		t.members += len(k.members)
 	}
 	if len(t.known) > len(t.order) {
 		for id, k := range t.known {
@@ -235,6 +246,7 @@ func (t *Tasks) Close() {
 	for _, k := range t.known {
 		k.close()
 	}
+	t.stopCounting()
 	clear(t.known)
 	t.order, t.last = nil, nil
 	if t.schedstat != nil {
@@ -248,6 +260,7 @@ func (k *taskState) close() {
 		if m.group != nil {
 			_ = m.group.Close() // only read
 		}
+		m.counts.close()
 	}
 }
 
@@ -311,6 +324,7 @@ func (k *taskState) gone(m *member) {
 	}
 	k.carry(m)
 	m.counted = [len(counters)]uint64{}
+	m.counts = nil
 	m.stat.Reset()
 }
 
@@ -381,12 +395,16 @@ func (t *Tasks) read(k *taskState, now, listed time.Time) error {
 		if m.problem != nil {
 			failed = m.problem
 		}
+		if err := t.count(m); err != nil {
+			failed = fmt.Errorf("task %s: %w", k.ID, err)
+		}
 		m.ok = true
 		alive++
 	}
 	k.prev, k.sum = k.sum, k.prev
 	k.prevAt, k.at = k.at, now
 	k.sum.add(k)
+	t.sumCounts(k)
 	if alive == 0 {
 		// What was known of cgroups that are gone is not what is.
 		for s := range numSlow {

@@ -45,7 +45,8 @@ type Event struct {
 	// original's ("cache_misses") has the same Alias.
 	Alias string
 	// PMU is the device of /sys/bus/event_source/devices that counts it, or
-	// "software", "tracepoint", "hardware" and "cache" for the generic ones.
+	// "software", "tracepoint", "hardware" and "cache" for the generic ones;
+	// "cpu_atom,cpu_core" if each of several counts it on its CPUs.
 	PMU string
 	// Unit and Scale are what one count is: of sysfs' NAME.unit and
 	// NAME.scale; "ns" and 1 for the clocks; "" and 1 for a plain count.
@@ -77,7 +78,8 @@ type Plan struct {
 	// that ratios between them are sound.
 	Groups [][]*Event
 	// Omitted are events that were asked for and that this host does not
-	// count, each with the reason; it wraps errors.ErrUnsupported.
+	// count, each with the reason, which wraps errors.ErrUnsupported, or
+	// fs.ErrPermission if this user may not look its number up.
 	Omitted []Omission
 }
 

@@ -28,6 +28,7 @@ type Runner struct {
 
 	Tasks    measure.TaskOptions
 	Platform measure.PlatformOptions
+	Counters *measure.Counters // nil: no performance counters
 	// Derived: store what is computed from two samples, too.
 	Derived bool
 }
@@ -155,6 +156,7 @@ func (l *Loop) adopt(r Runner) (unused []*queue) {
 		l.platform = l.host.NewPlatform(r.Platform)
 	}
 	l.tasks.SetOptions(r.Tasks)
+	l.tasks.SetCounters(r.Counters)
 	l.platform.SetOptions(r.Platform)
 	old := l.queues
 	l.queues = make([]*queue, 0, len(r.Storages))

@@ -45,6 +45,11 @@ func (l *Loop) appendSelf(m []owca.Metric, ms int64) []owca.Metric {
 		put(owca.AgentErrors, stageNames[i], owca.Int(s.errors))
 	}
 	put(owca.AgentCgroupsVanished, "", owca.Int(l.tasks.Vanished()))
+	if backend, cgroups, files := l.tasks.Counting(); backend != "" {
+		put(owca.AgentPerfBackend, backend, owca.Int(1))
+		put(owca.AgentPerfCgroups, "", owca.Int(uint64(cgroups)))
+		put(owca.AgentPerfFiles, "", owca.Int(uint64(files)))
+	}
 	for _, q := range l.queues {
 		put(owca.AgentStorageDropped, q.name, owca.Int(q.dropped.Load()))
 		put(owca.AgentStorageErrors, q.name, owca.Int(q.errors.Load()))

@@ -60,34 +60,18 @@ func (t *floorTask) len() int {
 type floor struct {
 	task  floorTask
 	cmd   *exec.Cmd
-	in    *os.File // blocking: the poller's work would count as the agent's
+	in    *os.File
 	out   *os.File
 	files int
 }
 
 // startFloor starts the floor of tasks and waits until its files are open.
 func startFloor(task floorTask) (*floor, error) {
-	exe, err := os.Executable()
+	in, out, cmd, err := startSelf(nil, floorCommand)
 	if err != nil {
 		return nil, err
 	}
-	var in, out [2]int
-	if err := syscall.Pipe2(in[:], syscall.O_CLOEXEC); err != nil {
-		return nil, err
-	}
-	if err := syscall.Pipe2(out[:], syscall.O_CLOEXEC); err != nil {
-		return nil, err
-	}
-	f := &floor{task: task, in: os.NewFile(uintptr(in[1]), "in"), out: os.NewFile(uintptr(out[0]), "out")}
-	f.cmd = exec.Command(exe, floorCommand)
-	stdin, stdout := os.NewFile(uintptr(in[0]), "stdin"), os.NewFile(uintptr(out[1]), "stdout")
-	defer stdin.Close()
-	defer stdout.Close()
-	f.cmd.Stdin, f.cmd.Stdout, f.cmd.Stderr = stdin, stdout, os.Stderr
-	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := f.cmd.Start(); err != nil {
-		return nil, err
-	}
+	f := &floor{task: task, cmd: cmd, in: in, out: out}
 	if err := json.NewEncoder(f.in).Encode(task); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
@@ -119,6 +103,44 @@ func (f *floor) pass(due []byte) (time.Duration, error) {
 
 func (f *floor) close() error {
 	return errors.Join(f.in.Close(), f.out.Close(), f.cmd.Wait())
+}
+
+// startSelf starts this program again, changed by prepare, and returns the other
+// ends of its stdin and stdout. They block: the poller's work would count as the
+// agent's.
+func startSelf(prepare func(*exec.Cmd), args ...string) (in, out *os.File, cmd *exec.Cmd, err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	stdin, in, err := blockingPipe()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	defer stdin.Close()
+	out, stdout, err := blockingPipe()
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, in.Close())
+	}
+	defer stdout.Close()
+	cmd = exec.Command(exe, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if prepare != nil {
+		prepare(cmd)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, nil, errors.Join(err, in.Close(), out.Close())
+	}
+	return in, out, cmd, nil
+}
+
+func blockingPipe() (r, w *os.File, err error) {
+	var fds [2]int
+	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
 // file is a descriptor, and in how many preads, at which offsets, its content

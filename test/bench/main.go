@@ -27,18 +27,31 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == floorCommand {
-		if err := floorMain(); err != nil {
-			fmt.Fprintln(os.Stderr, "bench: floor:", err)
-			os.Exit(1)
-		}
-		return
-	}
 	// Children are told to die with the thread that made them (Pdeathsig), so
 	// this one has to live as long as the process.
 	runtime.LockOSThread()
-	if err := execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
+	command := ""
+	if len(os.Args) > 1 {
+		command = os.Args[1]
+	}
+	var err error
+	switch command {
+	case floorCommand:
+		err = floorMain()
+	case monitorCommand:
+		err = monitorMain()
+	case pairCommand:
+		err = pairMain(os.Args[2])
+	case churnCommand:
+		err = churnMain(os.Args[2:])
+	case hopperCommand:
+		err = hopperMain()
+	default:
+		command = ""
+		err = execute()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: "+command, err)
 		os.Exit(1)
 	}
 }
@@ -51,6 +64,7 @@ type options struct {
 	resident time.Duration
 	profile  string
 	soak     time.Duration
+	perf     bool
 }
 
 func execute() (err error) {
@@ -62,6 +76,7 @@ func execute() (err error) {
 	flag.DurationVar(&o.resident, "resident", 40*time.Second, "how long to run the real program; 0: not at all")
 	flag.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the ticks to this file")
 	flag.DurationVar(&o.soak, "soak", 0, "run the real program for this long under churn, and nothing else")
+	flag.BoolVar(&o.perf, "perf", false, "only what concerns performance counters; with -soak, cgroups that come and go while they are counted")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
@@ -81,6 +96,9 @@ func execute() (err error) {
 		progress("removing the cgroups")
 		err = errors.Join(err, h.close())
 	}()
+	if o.soak > 0 && o.perf {
+		return perfSoak(ctx, h, o.soak)
+	}
 	if o.soak > 0 {
 		return soak(ctx, h, o.soak)
 	}
@@ -99,7 +117,7 @@ func execute() (err error) {
 }
 
 func measureAll(ctx context.Context, h *host, r *report, o *options) error {
-	if o.resident > 0 {
+	if o.resident > 0 && !o.perf {
 		if err := program(ctx, h, r, o); err != nil {
 			return fmt.Errorf("the real program: %w", err)
 		}
@@ -118,7 +136,12 @@ func measureAll(ctx context.Context, h *host, r *report, o *options) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	return ticks(ctx, h, r, o)
+	if !o.perf {
+		if err := ticks(ctx, h, r, o); err != nil {
+			return err
+		}
+	}
+	return perfBench(ctx, h, r, o)
 }
 
 // report is where figures go.
@@ -161,6 +184,12 @@ var aims = []struct {
 	{"tick_allocs_500", 100},
 	{"rss_1000_mib", 40},
 	{"start_ms", 100},
+	{"perf_bpf_read_us_per_event_50", 0.2},
+	{"perf_bpf_read_us_per_event_500", 0.2},
+	{"perf_bpf_read_us_per_event_2000", 0.2},
+	{"perf_bpf_files_growth", 1},
+	{"perf_bpf_switch_growth_500", 1.1},
+	{"perf_switch_bpf_over_cgroup_500", 0.5},
 }
 
 func (r *report) compare(w io.Writer) {

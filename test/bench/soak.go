@@ -39,6 +39,9 @@ func soak(ctx context.Context, h *host, d time.Duration) (err error) {
 	every := min(30*time.Second, d/20)
 	progress("soaking for %v: 20 cgroups and some 100 processes come and go each second", d)
 	var s soakSeries
+	for _, w := range watchedMetrics {
+		s.watched = append(s.watched, w.watchedValue)
+	}
 	begin := time.Now()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -66,7 +69,7 @@ func soak(ctx context.Context, h *host, d time.Duration) (err error) {
 			continue
 		}
 		sampled = now
-		if err := s.add(now.Sub(begin), body, c.made); err != nil {
+		if err := s.addMetrics(now.Sub(begin), body, c.made); err != nil {
 			return err
 		}
 	}
@@ -121,42 +124,36 @@ func (c *churn) close() error {
 	return errors.Join(errs...)
 }
 
-// soakSeries is what was seen of the agent's own metrics.
-type soakSeries struct {
-	at     []float64 // seconds
-	values [len(watchedMetrics)][]float64
-}
-
-// watchedMetrics must not grow, over the time from the first quarter on, by more
-// than both a share of their mean and a number.
+// watchedMetrics are the agent's own metrics that must not grow.
 var watchedMetrics = [...]struct {
-	name, metric, unit string
-	per, share, number float64
+	watchedValue
+	metric string
+	per    float64
 }{
-	{"rss", "owca_process_resident_memory_bytes", "MiB", 1 << 20, 0.05, 2},
-	{"open_files", "owca_process_open_files", "", 1, 0.02, 12},
-	{"goroutines", "owca_goroutines", "", 1, 0.1, 3},
+	{watchedValue{"rss", "MiB", 0.05, 2}, "owca_process_resident_memory_bytes", 1 << 20},
+	{watchedValue{"open_files", "", 0.02, 12}, "owca_process_open_files", 1},
+	{watchedValue{"goroutines", "", 0.1, 3}, "owca_goroutines", 1},
 }
 
-func (s *soakSeries) add(at time.Duration, body []byte, made int) error {
-	s.at = append(s.at, at.Seconds())
-	line := fmt.Sprintf("soak t=%.0fs cgroups=%d", at.Seconds(), made)
-	for i, w := range watchedMetrics {
+// addMetrics adds what the agent says of itself and prints it.
+func (s *soakSeries) addMetrics(at time.Duration, body []byte, made int) error {
+	text := fmt.Sprintf("cgroups=%d", made)
+	var values []float64
+	for _, w := range watchedMetrics {
 		v, err := sample(body, w.metric)
 		if err != nil {
 			return err
 		}
-		s.values[i] = append(s.values[i], v/w.per)
-		line += fmt.Sprintf(" %s=%.4g%s", w.name, v/w.per, w.unit)
+		values = append(values, v/w.per)
 	}
 	for _, m := range []string{"owca_tasks", "owca_ticks_total", "owca_tick_overruns_total", "owca_cgroups_vanished_total"} {
 		v, err := sample(body, m)
 		if err != nil {
 			return err
 		}
-		line += fmt.Sprintf(" %s=%.0f", m, v)
+		text += fmt.Sprintf(" %s=%.0f", m, v)
 	}
-	fmt.Println(line)
+	s.add(at, text, values)
 	return nil
 }
 
@@ -170,6 +167,34 @@ func sample(body []byte, name string) (float64, error) {
 	return 0, fmt.Errorf("/metrics has no %s", name)
 }
 
+// watchedValue is something that must not grow, over the time from the first quarter
+// on, by more than both a share of its mean and a number.
+type watchedValue struct {
+	name, unit    string
+	share, number float64
+}
+
+// soakSeries is what was seen of some of them.
+type soakSeries struct {
+	watched []watchedValue
+	at      []float64   // seconds
+	values  [][]float64 // of each of watched
+}
+
+// add takes values, one for each of watched, and prints them.
+func (s *soakSeries) add(at time.Duration, text string, values []float64) {
+	s.at = append(s.at, at.Seconds())
+	line := fmt.Sprintf("soak t=%.0fs %s", at.Seconds(), text)
+	if s.values == nil {
+		s.values = make([][]float64, len(s.watched))
+	}
+	for i, w := range s.watched {
+		s.values[i] = append(s.values[i], values[i])
+		line += fmt.Sprintf(" %s=%.4g%s", w.name, values[i], w.unit)
+	}
+	fmt.Println(line)
+}
+
 func (s *soakSeries) verdict() error {
 	from := len(s.at) / 4
 	at := s.at[from:]
@@ -177,7 +202,7 @@ func (s *soakSeries) verdict() error {
 		return fmt.Errorf("%d samples are too few for a verdict: soak for longer", len(at))
 	}
 	var errs []error
-	for i, w := range watchedMetrics {
+	for i, w := range s.watched {
 		mean, slope := line(at, s.values[i][from:])
 		growth := slope * (at[len(at)-1] - at[0])
 		verdict := "flat"

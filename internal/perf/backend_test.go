@@ -1,0 +1,748 @@
+package perf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/owca-project/owca/internal/hosttest"
+)
+
+// What every Counter does, checked for each of Backends on real cgroups with
+// software events, which every host has.
+
+// The events of softwarePlan.
+const (
+	taskClock = iota
+	contextSwitches
+	migrations
+	pageFaults
+	softwareCount
+)
+
+func softwareEvent(name string, config uint64) *Event {
+	return &Event{
+		Name: name, Alias: strings.ReplaceAll(name, "-", "_"), PMU: "software", Scale: 1,
+		Encodings: []Encoding{{Attr: unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: config}}},
+	}
+}
+
+// softwarePlan has a group of three events and one of one.
+func softwarePlan() *Plan {
+	return &Plan{Groups: [][]*Event{{
+		softwareEvent("task-clock", unix.PERF_COUNT_SW_TASK_CLOCK),
+		softwareEvent("context-switches", unix.PERF_COUNT_SW_CONTEXT_SWITCHES),
+		softwareEvent("cpu-migrations", unix.PERF_COUNT_SW_CPU_MIGRATIONS),
+	}, {
+		softwareEvent("page-faults", unix.PERF_COUNT_SW_PAGE_FAULTS),
+	}}}
+}
+
+// eachBackend runs a test for every backend. One that the kernel does not
+// support is skipped, if the kernel really lacks what it needs.
+func eachBackend(t *testing.T, test func(t *testing.T, b Backend)) {
+	hosttest.Need(t, "root")
+	for _, b := range Backends {
+		t.Run(string(b), func(t *testing.T) {
+			if b == BPF {
+				hosttest.Need(t, "bpf")
+			}
+			test(t, b)
+		})
+	}
+}
+
+func openCounter(t testing.TB, f FS, b Backend) Counter {
+	t.Helper()
+	c, err := f.Open(softwarePlan(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func add(t testing.TB, c Counter, cg *hosttest.Cgroup) Cgroup {
+	t.Helper()
+	g, err := c.Add(cg.PerfDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func refresh(t testing.TB, c Counter) {
+	t.Helper()
+	if err := c.Refresh(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t testing.TB, g Cgroup) []Count {
+	t.Helper()
+	counts := make([]Count, softwareCount)
+	if err := g.Read(counts); err != nil {
+		t.Fatal(err)
+	}
+	return counts
+}
+
+func inVM() bool { return os.Getenv("OWCA_TEST_VM") != "" }
+
+// cpuTime is what the scheduler says that a cgroup used.
+func cpuTime(t testing.TB, cg *hosttest.Cgroup) uint64 {
+	t.Helper()
+	if cg.Has("cpuacct", "cpuacct.usage") {
+		data, err := os.ReadFile(filepath.Join(cg.Dir("cpuacct"), "cpuacct.usage"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	data, err := os.ReadFile(filepath.Join(cg.Dir("unified"), "cpu.stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n uint64
+	if _, err := fmt.Sscanf(string(data), "usage_usec %d", &n); err != nil {
+		t.Fatal(err)
+	}
+	return n * 1000
+}
+
+// stolen is how long all CPUs did what perf's clocks count for the running
+// thread and the scheduler does not: interrupts, and giving way to another
+// guest. It is rounded up.
+func stolen(t testing.TB) uint64 {
+	t.Helper()
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var user, nice, system, idle, iowait, irq, softirq, steal uint64
+	if _, err := fmt.Sscanf(string(data), "cpu %d %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &iowait, &irq, &softirq, &steal); err != nil {
+		t.Fatal(err)
+	}
+	return (irq + softirq + steal + 1) * 1e7 // USER_HZ is 100
+}
+
+// near says whether two counts differ by at most 1 %, and a little that does
+// not grow with them.
+func near(a, b, slack uint64) bool {
+	return max(a, b)-min(a, b) <= max(a, b)/100+slack
+}
+
+func filesOpen(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestKnownLoads(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		spin, touch := hosttest.NewCgroup(t, nil, "spin"), hosttest.NewCgroup(t, nil, "touch")
+		sw, idle := hosttest.NewCgroup(t, nil, "switch"), hosttest.NewCgroup(t, nil, "idle")
+		s, p, w, i := add(t, c, spin), add(t, c, touch), add(t, c, sw), add(t, c, idle)
+
+		before := stolen(t)
+		load := spin.Start("spin 500ms")
+		load.Done()
+		load.Kill() // nothing must run between the reads
+		refresh(t, c)
+		got := read(t, s)
+		slack := uint64(2e6) + stolen(t) - before
+		if inVM() { // there a switch takes long, which each clock sees in its way
+			slack += 5e7
+		}
+		if want := cpuTime(t, spin); want < 5e8 || !near(got[taskClock].Value, want, slack) {
+			t.Errorf("task-clock %d ns, the scheduler says %d", got[taskClock].Value, want)
+		}
+		for e, n := range got {
+			// A software event always has its counter.
+			if n.Enabled != n.Running || !near(n.Enabled, got[taskClock].Value, slack) {
+				t.Errorf("event %d was enabled for %d ns and ran for %d, of %d", e, n.Enabled, n.Running, got[taskClock].Value)
+			}
+		}
+
+		const mib = 16
+		pages := uint64(mib << 20 / os.Getpagesize())
+		touch.Start(fmt.Sprintf("touch %d", mib)).Done()
+		refresh(t, c)
+		// Go's runtime faults a few of its own.
+		if n := read(t, p)[pageFaults].Value; n < pages || n > pages+2000 {
+			t.Errorf("%d page faults of %d pages", n, pages)
+		}
+
+		const sleeps = 500
+		sw.Start(fmt.Sprintf("switch %d", sleeps)).Done()
+		refresh(t, c)
+		if n := read(t, w)[contextSwitches].Value; n < sleeps || n > 10*sleeps {
+			t.Errorf("%d context switches of %d sleeps", n, sleeps)
+		}
+
+		for e, n := range read(t, i) {
+			if n != (Count{}) {
+				t.Errorf("event %d of an empty cgroup: %+v", e, n)
+			}
+		}
+	})
+}
+
+func TestIdle(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		cg := hosttest.NewCgroup(t, nil, "idle")
+		p := cg.Start("threads 4")
+		p.Done()
+		p.WaitBlocked()
+		g := add(t, c, cg)
+		refresh(t, c)
+		// What else runs on the host is not the cgroup's.
+		other := hosttest.NewCgroup(t, nil, "other")
+		other.Start("spin 100ms").Done()
+		refresh(t, c)
+		// Go's monitor may wake now and then, the blocked threads do not.
+		if n := read(t, g); n[pageFaults].Value > 10 || n[taskClock].Value > 1e7 {
+			t.Errorf("counts of blocked threads: %+v", n)
+		}
+	})
+}
+
+func TestParentIsSumOfChildren(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		parent := hosttest.NewCgroup(t, nil, "parent")
+		left, right := hosttest.NewCgroup(t, parent, "left"), hosttest.NewCgroup(t, parent, "right")
+		deep := hosttest.NewCgroup(t, right, "deep") // not counted itself
+		p, l, r := add(t, c, parent), add(t, c, left), add(t, c, right)
+		procs := []*hosttest.Process{left.Start("spin 200ms"), right.Start("touch 8"), deep.Start("switch 200")}
+		for _, proc := range procs {
+			proc.Done()
+			proc.WaitBlocked()
+		}
+		for _, proc := range procs { // nothing must run between the reads
+			proc.Kill()
+		}
+		refresh(t, c)
+		whole, one, two := read(t, p), read(t, l), read(t, r)
+		for e := range whole {
+			sum := one[e].Value + two[e].Value
+			// Clocks are stopped one after the other; events happen once for all.
+			if e == taskClock && !near(whole[e].Value, sum, 1e5) || e != taskClock && whole[e].Value != sum {
+				t.Errorf("event %d: parent %d, children %d + %d", e, whole[e].Value, one[e].Value, two[e].Value)
+			}
+		}
+		if one[taskClock].Value < 2e8 || two[contextSwitches].Value < 200 || two[pageFaults].Value < 8<<20/uint64(os.Getpagesize()) {
+			t.Errorf("children %+v and %+v", one, two)
+		}
+	})
+}
+
+// TestRunningThread reads what a thread counted that does not leave its CPU.
+func TestRunningThread(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		cg := hosttest.NewCgroup(t, nil, "running")
+		g := add(t, c, cg)
+		before := stolen(t)
+		cg.Start("spin 1h")
+		var last uint64
+		for range 5 {
+			for end := cpuTime(t, cg) + 2e7; cpuTime(t, cg) < end; time.Sleep(time.Millisecond) {
+			}
+			used := cpuTime(t, cg)
+			refresh(t, c)
+			got := read(t, g)[taskClock].Value
+			after := cpuTime(t, cg)
+			// The scheduler's own number is as of the last tick.
+			tick := uint64(2e7) + stolen(t) - before
+			if got+tick+used/100 < used || got > after+tick+after/100 || got <= last {
+				t.Errorf("task-clock %d after %d, the scheduler says %d to %d", got, last, used, after)
+			}
+			last = got
+		}
+	})
+}
+
+func TestRemovedCgroup(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		cg := hosttest.NewCgroup(t, nil, "removed")
+		g := add(t, c, cg)
+		p := cg.Start("spin 50ms")
+		p.Done()
+		p.Kill()
+		refresh(t, c)
+		before := read(t, g)
+		cg.Remove()
+		for range 3 {
+			refresh(t, c)
+			if after := read(t, g); !slices.Equal(after, before) {
+				t.Errorf("counts %+v became %+v when the cgroup was removed", before, after)
+			}
+		}
+		if before[taskClock].Value < 5e7 {
+			t.Errorf("counts %+v", before)
+		}
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Add(cg.PerfDir()); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Add of a removed cgroup: %v", err)
+		}
+	})
+}
+
+func TestAddRefused(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		before, files := filesOpen(t), c.Files()
+		if _, err := c.Add(filepath.Join(hosttest.NewCgroup(t, nil, "refused").PerfDir(), "missing")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a missing directory: %v", err)
+		}
+		if g, err := c.Add(t.TempDir()); err == nil || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a directory that is no cgroup: %v, %v", g, err)
+		}
+		if filesOpen(t) != before || c.Files() != files {
+			t.Errorf("%d files open after %d, Files %d after %d", filesOpen(t), before, c.Files(), files)
+		}
+	})
+}
+
+func TestAddAgain(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		cg := hosttest.NewCgroup(t, nil, "again")
+		for range 3 {
+			g := add(t, c, cg)
+			p := cg.Start("spin 30ms")
+			p.Done()
+			p.Kill() // so that nothing of it is left for the next round
+			refresh(t, c)
+			if n := read(t, g)[taskClock].Value; n < 3e7 || n > 3e8 {
+				t.Errorf("task-clock %d, want that of one load", n)
+			}
+			if err := g.Close(); err != nil {
+				t.Fatal(err)
+			}
+			p = cg.Start("spin 300ms") // while it is not counted
+			p.Done()
+			p.Kill()
+			refresh(t, c)
+		}
+	})
+}
+
+// TestSameCgroupTwice counts one cgroup twice at a time, each since it was added.
+func TestSameCgroupTwice(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		cg := hosttest.NewCgroup(t, nil, "twice")
+		first := add(t, c, cg)
+		cg.Start("spin 100ms").Done()
+		refresh(t, c)
+		second := add(t, c, cg)
+		p := cg.Start("spin 50ms")
+		p.Done()
+		p.Kill()
+		refresh(t, c)
+		one, two := read(t, first)[taskClock].Value, read(t, second)[taskClock].Value
+		if one < 15e7 || two < 5e7 || two+9e7 > one {
+			t.Errorf("task-clock %d since the first Add, %d since the second", one, two)
+		}
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		refresh(t, c)
+		if n := read(t, second)[taskClock].Value; n < two {
+			t.Errorf("task-clock fell from %d to %d when the other was closed", two, n)
+		}
+	})
+}
+
+func TestClosed(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		before := filesOpen(t)
+		c, err := FS{}.Open(softwarePlan(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cg := hosttest.NewCgroup(t, nil, "closed")
+		g, left := add(t, c, cg), add(t, c, cg)
+		counts := make([]Count, softwareCount)
+		for range 2 {
+			if err := g.Close(); err != nil {
+				t.Errorf("Close of a cgroup: %v", err)
+			}
+		}
+		if err := g.Read(counts); err == nil {
+			t.Error("a closed cgroup can be read")
+		}
+		if err := left.Read(counts[1:]); err == nil {
+			t.Error("counts with too little room are filled")
+		}
+		for range 2 {
+			if err := c.Close(); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		}
+		if err := left.Read(counts); err == nil {
+			t.Error("a cgroup of a closed counter can be read")
+		}
+		if err := left.Close(); err != nil {
+			t.Errorf("Close of a cgroup of a closed counter: %v", err)
+		}
+		if _, err := c.Add(cg.PerfDir()); err == nil {
+			t.Error("a closed counter takes cgroups")
+		}
+		if err := c.Refresh(); err == nil {
+			t.Error("a closed counter can be refreshed")
+		}
+		if after := filesOpen(t); after != before || c.Files() != 0 {
+			t.Errorf("%d files open, before %d; Files %d", after, before, c.Files())
+		}
+	})
+}
+
+func TestChurn(t *testing.T) {
+	n := 200
+	if inVM() {
+		n = 20
+	}
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		before, files := filesOpen(t), c.Files()
+		top := hosttest.NewCgroup(t, nil, "churn")
+		var groups []Cgroup
+		for i := range n {
+			dir := filepath.Join(top.PerfDir(), strconv.Itoa(i))
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			g, err := c.Add(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			groups = append(groups, g)
+		}
+		refresh(t, c)
+		for _, g := range groups {
+			read(t, g)
+		}
+		if opened := filesOpen(t) - before; opened != c.Files()-files {
+			t.Errorf("%d files were opened, Files says %d", opened, c.Files()-files)
+		}
+		for i, g := range groups {
+			if i%2 == 0 { // removed before or after it is closed
+				if err := os.Remove(filepath.Join(top.PerfDir(), strconv.Itoa(i))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := g.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refresh(t, c)
+		if filesOpen(t) != before || c.Files() != files {
+			t.Errorf("%d files open after %d, Files %d after %d", filesOpen(t), before, c.Files(), files)
+		}
+	})
+}
+
+// TestMonotone reads under load; no count may fall, whatever it waits for.
+func TestMonotone(t *testing.T) {
+	n := 2000
+	if inVM() {
+		n = 100
+	}
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		cg := hosttest.NewCgroup(t, nil, "monotone")
+		g := add(t, c, cg)
+		cg.Start("spin 1h")
+		cg.Start("switch 100000000")
+		last, now := make([]Count, softwareCount), make([]Count, softwareCount)
+		for i := range n {
+			refresh(t, c)
+			if err := g.Read(now); err != nil {
+				t.Fatal(err)
+			}
+			for e := range now {
+				if now[e].Value < last[e].Value || now[e].Enabled < last[e].Enabled || now[e].Running < last[e].Running || now[e].Running > now[e].Enabled {
+					t.Fatalf("read %d, event %d: %+v after %+v", i, e, now[e], last[e])
+				}
+			}
+			last, now = now, last
+		}
+		if last[taskClock].Value == 0 {
+			t.Errorf("counts %+v", last)
+		}
+	})
+}
+
+// TestBackendsAgree counts the same cgroups with all backends at once.
+func TestBackendsAgree(t *testing.T) {
+	hosttest.Need(t, "root", "bpf")
+	spin, mixed := hosttest.NewCgroup(t, nil, "spin"), hosttest.NewCgroup(t, nil, "mixed")
+	counters := make([]Counter, len(Backends))
+	groups := make([][2]Cgroup, len(Backends))
+	for i, b := range Backends {
+		counters[i] = openCounter(t, FS{}, b)
+		groups[i] = [2]Cgroup{add(t, counters[i], spin), add(t, counters[i], mixed)}
+	}
+	procs := []*hosttest.Process{spin.Start("spin 500ms"), mixed.Start("touch 16"), mixed.Start("switch 300"), mixed.Start("spin 300ms")}
+	for _, p := range procs {
+		p.Done()
+	}
+	for _, p := range procs { // nothing must run between the reads
+		p.Kill()
+	}
+	for which := range 2 {
+		var first []Count
+		for i, c := range counters {
+			refresh(t, c)
+			got := read(t, groups[i][which])
+			if i == 0 {
+				first = got
+				continue
+			}
+			for e := range got {
+				a, b := first[e].Value, got[e].Value
+				if e == taskClock && !near(a, b, 1e6) || e != taskClock && a != b {
+					t.Errorf("cgroup %d, event %d: %s counts %d, %s %d", which, e, Backends[0], a, Backends[i], b)
+				}
+				if !near(first[e].Enabled, got[e].Enabled, 1e6) || !near(first[e].Running, got[e].Running, 1e6) {
+					t.Errorf("cgroup %d, event %d: times %+v and %+v", which, e, first[e], got[e])
+				}
+			}
+		}
+	}
+}
+
+func TestFileLimit(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		cg := hosttest.NewCgroup(t, nil, "limit")
+		first := c.Files()
+		if err := add(t, c, cg).Close(); err != nil {
+			t.Fatal(err)
+		}
+		g := add(t, c, cg)
+		need := c.Files() - first
+		open := filesOpen(t) - 1 // without the directory being read
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
+		lower := func(n int) {
+			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(n), Max: limit.Max}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		defer lower(int(limit.Cur))
+
+		lower(open + fileReserve + need)
+		more, err := c.Add(cg.PerfDir())
+		if err != nil {
+			t.Fatalf("there is room for %d more files: %v", need, err)
+		}
+		if err := more.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if need > 0 {
+			lower(open + fileReserve + need - 1)
+			_, err := c.Add(cg.PerfDir())
+			var limited *LimitError
+			if !errors.As(err, &limited) || *limited != (LimitError{Need: need, Open: open, Limit: open + fileReserve + need - 1}) {
+				t.Errorf("with %d files open and %d needed: %v", open, need, err)
+			}
+		}
+		lower(int(limit.Cur))
+		if now := filesOpen(t) - 1; now != open || c.Files() != first+need {
+			t.Errorf("%d files open after %d, Files %d after %d", now, open, c.Files(), first+need)
+		}
+		refresh(t, c)
+		read(t, g)
+	})
+}
+
+func TestReadAllocates(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		cg := hosttest.NewCgroup(t, nil, "allocs")
+		cg.Start("spin 1h")
+		g := add(t, c, cg)
+		refresh(t, c)
+		counts := make([]Count, softwareCount)
+		if n := testing.AllocsPerRun(100, func() {
+			if err := g.Read(counts); err != nil {
+				t.Fatal(err)
+			}
+		}); n != 0 {
+			t.Errorf("a Read allocates %v times", n)
+		}
+		if n := testing.AllocsPerRun(100, func() { refresh(t, c) }); n != 0 {
+			t.Errorf("a Refresh allocates %v times", n)
+		}
+	})
+}
+
+// TestPermission counts as an ordinary user, in a process of its own.
+func TestPermission(t *testing.T) {
+	hosttest.Need(t, "root")
+	data, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	paranoid := strings.TrimSpace(string(data))
+	if root, err := os.Stat("/"); err != nil || root.Mode().Perm()&1 == 0 {
+		t.Skipf("ordinary users may not go through the root directory: %v, %v", root.Mode(), err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
+	cmd.Env = append(os.Environ(), childVariable+"="+hosttest.NewCgroup(t, nil, "permission").PerfDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd.Dir = "/"
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	want := []string{"permission", "kernel.perf_event_paranoid is " + paranoid, "CAP_PERFMON"}
+	if n, err := strconv.Atoi(paranoid); err != nil || n <= 0 {
+		want = []string{"counted"} // everybody may
+	}
+	for _, w := range want {
+		if !strings.Contains(string(out), w) {
+			t.Errorf("an ordinary user is told\n%swithout %q", out, w)
+		}
+	}
+}
+
+func countAsChild(dir string) string {
+	c, err := FS{}.Open(softwarePlan(), Descriptors)
+	if err == nil {
+		defer c.Close()
+		_, err = c.Add(dir)
+	}
+	switch {
+	case err == nil:
+		return "counted"
+	case errors.Is(err, fs.ErrPermission):
+		return "permission: " + err.Error()
+	}
+	return err.Error()
+}
+
+// TestHotplugByFile takes a CPU away in a list of online CPUs of the test's
+// own. The CPU itself goes on, so that what is no longer counted can be seen.
+func TestHotplugByFile(t *testing.T) {
+	hosttest.Need(t, "smp")
+	eachBackend(t, func(t *testing.T, b Backend) {
+		root := t.TempDir()
+		online := filepath.Join(root, "sys/devices/system/cpu/online")
+		if err := os.MkdirAll(filepath.Dir(online), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		plug := func(cpus string) {
+			if err := os.WriteFile(online, []byte(cpus+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		plug("0-1")
+		c := openCounter(t, FS{Root: root}, b)
+		cg := hosttest.NewCgroup(t, nil, "hotplug")
+		p := cg.Start("spin 1h")
+		pinTo(t, p.Pid, 1)
+		before, files := filesOpen(t), c.Files()
+		g := add(t, c, cg)
+		with := c.Files()
+		wait := func() []Count {
+			for end := cpuTime(t, cg) + 5e7; cpuTime(t, cg) < end; time.Sleep(time.Millisecond) {
+			}
+			refresh(t, c)
+			return read(t, g)
+		}
+		all := wait()
+		plug("0")
+		refresh(t, c)
+		left := read(t, g)
+		rest := wait()
+		if left[taskClock].Value < all[taskClock].Value || left[contextSwitches].Value < all[contextSwitches].Value ||
+			left[taskClock].Running < all[taskClock].Running {
+			t.Errorf("counts fell from %+v to %+v with the CPU", all, left)
+		}
+		if rest[taskClock].Value > left[taskClock].Value+1e7 {
+			t.Errorf("%+v became %+v: a CPU that is offline is counted", left, rest)
+		}
+		if c.Files() >= with || filesOpen(t)-before != c.Files()-files {
+			t.Errorf("Files %d with two CPUs, %d with one; %d open", with, c.Files(), filesOpen(t)-before)
+		}
+		late := add(t, c, cg) // while the CPU is away
+		plug("0-1")
+		refresh(t, c)
+		again := wait()
+		if again[taskClock].Value < rest[taskClock].Value+4e7 {
+			t.Errorf("%+v became %+v after the CPU came again", rest, again)
+		}
+		if n := read(t, late)[taskClock].Value; n < 4e7 {
+			t.Errorf("task-clock %d of a cgroup added before the CPU came", n)
+		}
+		if err := late.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if c.Files() != with {
+			t.Errorf("Files %d, before the CPU went %d", c.Files(), with)
+		}
+		plug("nonsense")
+		if err := c.Refresh(); err == nil || !strings.Contains(err.Error(), online) {
+			t.Errorf("a list that cannot be read: %v", err)
+		}
+		if n := read(t, g); n[taskClock].Value < again[taskClock].Value {
+			t.Errorf("%+v after %+v", n, again)
+		}
+		plug("0-1")
+		refresh(t, c)
+	})
+}
+
+// pinTo pins all threads of a process to a CPU.
+func pinTo(t testing.TB, pid, cpu int) {
+	t.Helper()
+	var set unix.CPUSet
+	set.Set(cpu)
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.SchedSetaffinity(tid, &set); err != nil && err != unix.ESRCH {
+			t.Fatal(err)
+		}
+	}
+}
