@@ -287,6 +287,41 @@ func TestRunningThread(t *testing.T) {
 	})
 }
 
+// TestMovedWhileRunning: what a task did before it was moved is not its new
+// cgroup's, even if it has not left its CPU since.
+func TestMovedWhileRunning(t *testing.T) {
+	eachBackend(t, func(t *testing.T, b Backend) {
+		c := openCounter(t, FS{}, b)
+		from, to := hosttest.NewCgroup(t, nil, "from"), hosttest.NewCgroup(t, nil, "to")
+		old, young := add(t, c, from), add(t, c, to)
+		slack := uint64(25e6)
+		if os.Getenv("OWCA_TEST_VM") != "" {
+			slack = 1e8 // moving takes long there, and is noticed when it is done
+		}
+		for range 3 {
+			before := [2]uint64{cpuTime(t, from), cpuTime(t, to)}
+			refresh(t, c)
+			start := [2]uint64{read(t, old)[taskClock].Value, read(t, young)[taskClock].Value}
+			p := from.Start("spin 1h")
+			for cpuTime(t, from) < before[0]+2e8 {
+				time.Sleep(time.Millisecond)
+			}
+			to.Add(p.Pid)
+			for cpuTime(t, to) < before[1]+3e7 {
+				time.Sleep(time.Millisecond)
+			}
+			p.Kill()
+			refresh(t, c)
+			for i, g := range []Cgroup{old, young} {
+				used := cpuTime(t, []*hosttest.Cgroup{from, to}[i]) - before[i]
+				if got := read(t, g)[taskClock].Value - start[i]; !near(got, used, slack) {
+					t.Errorf("cgroup %d: task-clock %d, the scheduler says %d", i, got, used)
+				}
+			}
+		}
+	})
+}
+
 func TestRemovedCgroup(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b Backend) {
 		c := openCounter(t, FS{}, b)
@@ -531,7 +566,11 @@ func TestBackendsAgree(t *testing.T) {
 			}
 			for e := range got {
 				a, b := first[e].Value, got[e].Value
-				if e == taskClock && !near(a, b, 1e6) || e != taskClock && a != b {
+				allow := uint64(50) // what a switch that the program was not run at leaves in doubt, see count.c
+				if e == taskClock {
+					allow = 1e6
+				}
+				if !near(a, b, allow) {
 					t.Errorf("cgroup %d, event %d: %s counts %d, %s %d", which, e, Backends[0], a, Backends[i], b)
 				}
 				if !near(first[e].Enabled, got[e].Enabled, 1e6) || !near(first[e].Running, got[e].Running, 1e6) {

@@ -26,8 +26,8 @@ const (
 	// struct cpu
 	cpuControl  = 0
 	cpuLost     = 16
-	cpuCounters = 24
-	sizeCounter = 48 // last and delta
+	cpuCounters = 32
+	sizeCounter = 72 // last, delta and rest
 	lastEnabled = 8
 
 	// struct row

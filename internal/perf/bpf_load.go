@@ -24,7 +24,7 @@ type bpfObjects struct {
 	index    *ebpf.Map // of chunks
 	onFlush  *ebpf.Program
 	onSwitch *ebpf.Program // cgroup_switch, for CPUs that come; nil with sched_switch
-	tracing  link.Link     // of sched_switch
+	tracing  []link.Link   // of sched_switch and moved
 	shared   memory        // struct shared
 	states   memory        // a struct cpu for each possible CPU
 	chunk    *ebpf.MapSpec
@@ -69,12 +69,16 @@ func (c *bpfCounter) load() (o bpfObjects, err error) {
 		return o, err
 	}
 	delete(spec.Maps, "events")
-	for _, t := range []bpfTrigger{schedSwitch, cgroupSwitch} {
-		if t != c.trigger {
-			delete(spec.Programs, string(t))
-		}
+	if c.trigger == cgroupSwitch {
+		delete(spec.Programs, string(schedSwitch))
+		delete(spec.Programs, "moved") // of use only if it is known who ran first
+	} else {
+		delete(spec.Programs, string(cgroupSwitch))
 	}
-	for _, p := range spec.Programs {
+	for name, p := range spec.Programs {
+		if name == "moved" {
+			continue // it reads no counters
+		}
 		if err := p.Instructions.AssociateMap("events", o.counters); err != nil {
 			return o, err
 		}
@@ -97,8 +101,17 @@ func (c *bpfCounter) load() (o bpfObjects, err error) {
 		o.onSwitch = coll.DetachProgram(string(c.trigger))
 		return o, nil
 	}
-	o.tracing, err = link.AttachTracing(link.TracingOptions{Program: coll.Programs[string(c.trigger)], AttachType: ebpf.AttachTraceRawTp})
-	return o, err
+	sw, err := link.AttachTracing(link.TracingOptions{Program: coll.Programs[string(c.trigger)], AttachType: ebpf.AttachTraceRawTp})
+	if err != nil {
+		return o, err
+	}
+	o.tracing = append(o.tracing, sw)
+	moved, err := link.AttachRawTracepoint(link.RawTracepointOptions{Name: "cgroup_attach_task", Program: coll.Programs["moved"]})
+	if err != nil {
+		return o, err
+	}
+	o.tracing = append(o.tracing, moved)
+	return o, nil
 }
 
 // countsSwitches tells whether the event is one that the kernel counts at a switch
@@ -160,8 +173,8 @@ func mapMemory(m *ebpf.Map) (memory, error) {
 
 // files is how many descriptors are open.
 func (o *bpfObjects) files() int {
-	n := 0
-	for _, open := range []bool{o.counters != nil, o.counted != nil, o.index != nil, o.onFlush != nil, o.onSwitch != nil, o.tracing != nil} {
+	n := len(o.tracing)
+	for _, open := range []bool{o.counters != nil, o.counted != nil, o.index != nil, o.onFlush != nil, o.onSwitch != nil} {
 		if open {
 			n++
 		}
@@ -171,8 +184,8 @@ func (o *bpfObjects) files() int {
 
 func (o *bpfObjects) close() error {
 	var errs error
-	if o.tracing != nil {
-		errs = errors.Join(errs, o.tracing.Close())
+	for _, l := range o.tracing {
+		errs = errors.Join(errs, l.Close())
 	}
 	for _, p := range []*ebpf.Program{o.onFlush, o.onSwitch} {
 		errs = errors.Join(errs, p.Close())

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -127,9 +126,7 @@ func TestUncoreCounts(t *testing.T) {
 }
 
 func TestUncoreSockets(t *testing.T) {
-	if runtime.NumCPU() < 2 {
-		t.Skip("needs 2 CPUs")
-	}
+	hosttest.Need(t, "smp")
 	h := newUncoreHost(t)
 	h.put("sys/devices/system/cpu/cpu0/topology/physical_package_id", "3\n")
 	h.pmu("uncore_imc_0", clockIMC...)
@@ -151,9 +148,7 @@ func TestUncoreSockets(t *testing.T) {
 // The CPU that counts goes offline and another takes over; then the whole socket
 // is gone; then it comes back. No total falls, and none is taken for zero.
 func TestUncoreHotplug(t *testing.T) {
-	if runtime.NumCPU() < 2 {
-		t.Skip("needs 2 CPUs")
-	}
+	hosttest.Need(t, "smp")
 	h := newUncoreHost(t)
 	h.pmu("uncore_imc_0", clockIMC...)
 	u := h.open()

@@ -4,8 +4,10 @@
 // hierarchy, each with a sleeping process, and removes them; it needs root.
 //
 // Each figure is a line "bench NAME VALUE UNIT" on stdout and in a file.
-// docs/performance.md says what they mean. With -soak it runs the program under
-// fork and cgroup churn instead, and tells whether what it holds grows.
+// docs/performance.md says what they mean. With -perf they are only those of
+// counting events. With -soak it runs the program under fork and cgroup churn
+// instead, and tells whether what it holds grows; with both, it counts in cgroups
+// that come and go.
 package main
 
 import (
