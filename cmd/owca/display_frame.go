@@ -168,7 +168,7 @@ func find(m owca.Measurements, d *owca.Desc, hint *int) float64 {
 		return m[i].Value.Float(d.Scale)
 	}
 	for i := range m {
-		if m[i].Desc == d {
+		if m[i].Desc.Name == d.Name { // of a raw event by the name of a known one it is another Desc
 			*hint = i
 			return m[i].Value.Float(d.Scale)
 		}

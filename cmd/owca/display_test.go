@@ -96,11 +96,14 @@ idle.service       service        -         -        -   3.0M         -        -
 	}
 }
 
-// TestInstructionsPerCycle: the column is there as soon as one task has counters.
+// TestInstructionsPerCycle: the column is there as soon as one task has counters,
+// even if the user gave their raw codes.
 func TestInstructionsPerCycle(t *testing.T) {
 	s := testSnapshot()
-	s.Tasks[0].Measurements = append(s.Tasks[0].Measurements, testReadings([]any{owca.TaskInstructions, 7})...)
-	s.Tasks[1].Measurements = append(s.Tasks[1].Measurements, testReadings([]any{owca.TaskInstructions, 9000, owca.TaskInstructionsPerCycle, 1.234})...)
+	instructions := *owca.TaskInstructions
+	instructions.Original = "instructions__rC000"
+	s.Tasks[0].Measurements = append(s.Tasks[0].Measurements, testReadings([]any{&instructions, 7})...)
+	s.Tasks[1].Measurements = append(s.Tasks[1].Measurements, testReadings([]any{&instructions, 9000, owca.TaskInstructionsPerCycle, 1.234})...)
 	s.Tasks = s.Tasks[:2]
 	f := testFrame(s, 2)
 	want := `

@@ -77,7 +77,7 @@ which for AutoNode are:
 | ` + "`parent`" + ` | ` + "`task_id`" + ` of the task whose cgroup this one is nested in. That one's counters include this one's: leave out tasks with a parent when you sum |
 
 Performance events that are not in the list below are stored as ` + "`owca_task_NAME_total`" + `, times as
-` + "`owca_task_NAME_seconds_total`" + `; the original's name is NAME. [Performance events](events.md) says what can be counted.
+` + "`owca_task_NAME_seconds_total`" + `; the original's name is NAME, of raw events the whole of NAME__r…. [Performance events](events.md) says what can be counted.
 
 **Original** is the name that a storage with ` + "`names: original`" + ` writes, for consumers made for the original agent, and
 its unit where that is another one.
@@ -120,6 +120,8 @@ func original(d *owca.Desc) string {
 		return name + ", ns"
 	case d.Unit == "seconds" && f == 100:
 		return name + ", 1/100 s"
+	case d.Unit == "bytes" && f == 1.0/64:
+		return name + ", CAS commands of 64 bytes"
 	case d.Unit == "bytes" && f < 1:
 		return name + ", pages"
 	default:

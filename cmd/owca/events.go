@@ -40,7 +40,8 @@ func (*eventsCommand) Help() string {
   could not tell   something failed
   -                not tried: --no-probe, and tracepoints that are not named in full
 
-A name that is no event, a pattern that matches none and a group that does not fit are errors, exit code 1.
+An event that is written wrong or unknown, a pattern that matches none and a group that does not fit are errors, exit code 1.
+A group that fits, but that others leave too few counters for just now, is told below the table.
 
 Examples:
   owca events                             what this host offers
@@ -59,7 +60,7 @@ func (c *eventsCommand) Run(io stdio) error {
 	if info, err := os.Stat(c.HostRoot); err != nil || !info.IsDir() {
 		return &exitError{exitUsage, fmt.Errorf("--host-root %s is not a directory", c.HostRoot)}
 	}
-	rows, missing, err := c.find(perf.FS{Root: c.HostRoot})
+	rows, starved, missing, err := c.find(perf.FS{Root: c.HostRoot})
 	if err != nil {
 		return err
 	}
@@ -75,6 +76,7 @@ func (c *eventsCommand) Run(io stdio) error {
 		findings = append(findings, host.pmu()...)
 		findings = append(findings, host.perfBackends()...)
 	}
+	findings = append(findings, starvedGroups(starved)...)
 	for i := range findings {
 		findings[i].Section = "perf"
 	}
@@ -124,9 +126,10 @@ func (r *eventRow) reason() string {
 	return strings.TrimPrefix(r.verdict.Err.Error(), r.Name+": ")
 }
 
-// find returns the rows in the order of the patterns, and what is wrong with a
-// part of the host that they may be in.
-func (c *eventsCommand) find(fs perf.FS) (rows []eventRow, missing, err error) {
+// find returns the rows in the order of the patterns, the groups among them
+// that nobody schedules now, and what is wrong with a part of the host that
+// they may be in.
+func (c *eventsCommand) find(fs perf.FS) (rows []eventRow, starved []error, missing, err error) {
 	patterns := c.Patterns
 	if len(patterns) == 0 {
 		patterns = []string{"*"}
@@ -134,7 +137,7 @@ func (c *eventsCommand) find(fs perf.FS) (rows []eventRow, missing, err error) {
 	tracepoints := c.Tracepoints || slices.ContainsFunc(patterns, func(p string) bool { return isGlob(p) && strings.Contains(p, ":") })
 	listed, missing := fs.Events(tracepoints)
 	if len(listed) == 0 && missing != nil {
-		return nil, nil, missing
+		return nil, nil, nil, missing
 	}
 	slices.SortStableFunc(listed, func(a, b perf.Listed) int {
 		return cmp.Or(cmp.Compare(slices.Index(perf.Kinds, a.Kind), slices.Index(perf.Kinds, b.Kind)), strings.Compare(a.Name, b.Name))
@@ -152,8 +155,9 @@ func (c *eventsCommand) find(fs perf.FS) (rows []eventRow, missing, err error) {
 	}
 	for _, pattern := range patterns {
 		if !isGlob(pattern) {
-			events, err := c.named(fs, pattern, listed)
+			events, hungry, err := c.named(fs, pattern, listed)
 			problems = append(problems, err)
+			starved = append(starved, hungry...)
 			for _, l := range events {
 				add(eventRow{Listed: l, named: true})
 			}
@@ -166,7 +170,7 @@ func (c *eventsCommand) find(fs perf.FS) (rows []eventRow, missing, err error) {
 			}
 			ok, err := matchEvent(pattern, l.Name)
 			if err != nil {
-				return nil, nil, &exitError{exitUsage, fmt.Errorf("pattern %s: %w", pattern, err)}
+				return nil, nil, nil, &exitError{exitUsage, fmt.Errorf("pattern %s: %w", pattern, err)}
 			}
 			if ok {
 				matched = true
@@ -181,7 +185,7 @@ func (c *eventsCommand) find(fs perf.FS) (rows []eventRow, missing, err error) {
 			problems = append(problems, err)
 		}
 	}
-	return rows, missing, errors.Join(problems...)
+	return rows, starved, missing, errors.Join(problems...)
 }
 
 // tracepointKind is that of Listed.
@@ -199,19 +203,18 @@ func matchEvent(pattern, name string) (bool, error) {
 	return path.Match(strings.ReplaceAll(pattern, "/", slash), strings.ReplaceAll(name, "/", slash))
 }
 
-// named resolves what is written out: one event, or a group, which must fit.
-func (c *eventsCommand) named(fs perf.FS, text string, listed []perf.Listed) ([]perf.Listed, error) {
+// named resolves what is written out: one event, or a group, which must fit,
+// but may be starved.
+func (c *eventsCommand) named(fs perf.FS, text string, listed []perf.Listed) (list []perf.Listed, starved []error, err error) {
 	requests, err := perf.ParseRequests([]string{text})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var list []perf.Listed
 	var problems []error
 	for _, request := range requests {
 		for _, name := range request.Events {
 			event, err := fs.Resolve(name)
-			var unknown *perf.UnknownError
-			if errors.As(err, &unknown) {
+			if errors.As(err, new(*perf.RequestError)) {
 				problems = append(problems, err)
 				continue
 			}
@@ -219,7 +222,7 @@ func (c *eventsCommand) named(fs perf.FS, text string, listed []perf.Listed) ([]
 			i := slices.IndexFunc(listed, func(l perf.Listed) bool { return l.Name == name })
 			if i < 0 && event != nil {
 				i = slices.IndexFunc(listed, func(l perf.Listed) bool {
-					return l.Event != nil && l.Event.Alias == event.Alias && l.PMU == event.PMU
+					return l.Event != nil && l.Event.Alias == event.Alias && l.PMU == event.PMU && sameEncodings(l.Event, event)
 				})
 			}
 			switch {
@@ -235,12 +238,33 @@ func (c *eventsCommand) named(fs perf.FS, text string, listed []perf.Listed) ([]
 		}
 		if request.Group && !c.NoProbe && problems == nil {
 			// Without permission nothing is known of the group; the rows tell.
-			if _, err := fs.Plan([]perf.Request{request}); err != nil && !errors.Is(err, os.ErrPermission) {
+			plan, err := fs.Plan([]perf.Request{request})
+			switch {
+			case err == nil:
+				starved = append(starved, plan.Starved...)
+			case !errors.Is(err, os.ErrPermission):
 				problems = append(problems, err)
 			}
 		}
 	}
-	return list, errors.Join(problems...)
+	return list, starved, errors.Join(problems...)
+}
+
+// starvedGroups are findings: each event of the group counts when tried alone,
+// and whether the group will depends on others.
+func starvedGroups(starved []error) []finding {
+	var list []finding
+	for _, err := range starved {
+		list = append(list, one("group", couldNotTell, err.Error(), "")...)
+	}
+	return list
+}
+
+// sameEncodings: a raw event may have the alias of a named one and be another.
+func sameEncodings(a, b *perf.Event) bool {
+	return slices.EqualFunc(a.Encodings, b.Encodings, func(a, b perf.Encoding) bool {
+		return a.Attr == b.Attr && slices.Equal(a.CPUs, b.CPUs)
+	})
 }
 
 // unresolved is the verdict for what could not be encoded.

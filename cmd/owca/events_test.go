@@ -297,3 +297,44 @@ func TestEventsOutput(t *testing.T) {
 		t.Errorf("with a wrong root: %v", err)
 	}
 }
+
+// TestEventsSameName: a code that the user gives the name of a known event is
+// described as that only if it is the same.
+func TestEventsSameName(t *testing.T) {
+	const pmu = "sys/bus/event_source/devices/cpu/"
+	host := testHost(t, map[string]string{
+		"sys/devices/system/cpu/online":       "0\n",
+		"proc/sys/kernel/perf_event_paranoid": "2\n",
+		"proc/cpuinfo":                        "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\n",
+		pmu + "type":                          "4\n",
+		pmu + "format/event":                  "config:0-7\n",
+	})
+	var out bytes.Buffer
+	c := &eventsCommand{Patterns: []string{"stalls_mem_load", "stalls_mem_load__rA31414", "stalls_mem_load__r14A3", "stalls_mem_load__rA31415"}, NoProbe: true, JSON: true, HostRoot: host.root}
+	if err := c.Run(stdio{out: &out, err: &out}); err != nil {
+		t.Fatal(err)
+	}
+	var document struct {
+		Events []struct{ Name, Kind, Description string }
+	}
+	if err := json.Unmarshal(out.Bytes(), &document); err != nil {
+		t.Fatalf("%v: %s", err, &out)
+	}
+	for i, original := range []bool{true, true, false, false} {
+		if e := document.Events[i]; (e.Kind == "original") != original || (e.Description != "") != original {
+			t.Errorf("%+v, original %v", e, original)
+		}
+	}
+}
+
+// TestEventsStarved: all in a group count alone, so that its row is the only
+// one that tells.
+func TestEventsStarved(t *testing.T) {
+	text := string(appendFindings(nil, starvedGroups([]error{errors.New("{cycles,r8} fits, but is not counted")})))
+	if !strings.Contains(text, "group") || !strings.Contains(text, "could not tell") || !strings.Contains(text, "{cycles,r8} fits, but is not counted") {
+		t.Error(text)
+	}
+	if list := starvedGroups(nil); len(list) != 0 {
+		t.Error(list)
+	}
+}

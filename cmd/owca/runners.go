@@ -47,7 +47,7 @@ type measurementRunner struct {
 	VMStat          []string          `yaml:"vmstat" help:"Keys of /proc/vmstat to store."`
 
 	EventNames  []string `yaml:"event_names" help:"Performance events to count in every task, by the names of the original, of perf or of sysfs; {a,b} is a group counted together. Empty: instructions, cycles, cache_misses, cache_references, stalls_mem_load, as far as the host has them. See docs/events.md; owca events lists names."`
-	PerfBackend string   `yaml:"perf_backend" enum:"auto,cgroup,bpf,none" help:"How events are counted: cgroup takes descriptors for each task, CPU and event; bpf for each CPU and event, and a program shares them out; auto is cgroup for a few tasks and bpf for many, if the host can; none counts nothing."`
+	PerfBackend string   `yaml:"perf_backend" enum:"auto,cgroup,bpf,none" help:"How events are counted: cgroup takes descriptors for each task, CPU and event; bpf two for each CPU, and a program shares out what the CPU counts; auto is cgroup for a few tasks and bpf for many, if the host can; none counts nothing."`
 	RDTEnabled  *bool    `yaml:"rdt_enabled" help:"Monitor cache occupancy and memory bandwidth by resctrl. null = if the host can. This version cannot yet, and says so if true."`
 
 	host     *measure.Host
@@ -118,9 +118,10 @@ func (r *measurementRunner) events() []string {
 	return r.EventNames
 }
 
-// Start finds out what this host counts of the events. Without any, or without
-// leave to count, the rest is measured; a name that no host knows, or a group
-// that this one has not the counters for, is an error of the configuration.
+// Start finds out what this host counts of the events. What is wrong with the
+// events themselves (a name that no host knows, a group that this one has not
+// the counters for) is an error of the configuration. Whatever else keeps them
+// from being counted is logged, and the rest is measured.
 func (r *measurementRunner) Start(context.Context) error {
 	if r.PerfBackend == "none" {
 		return nil
@@ -135,21 +136,33 @@ func (r *measurementRunner) Start(context.Context) error {
 		backend = ""
 	}
 	counters, err := r.host.PlanCounters(requests, backend)
-	var unknown *perf.UnknownError
+	var wrong *perf.RequestError
 	switch {
-	case errors.Is(err, fs.ErrPermission) && !errors.As(err, &unknown):
-		log.Warn("no performance counters: permission is missing; the rest is measured", "error", err)
-		return nil
-	case err != nil:
+	case errors.As(err, &wrong):
 		var all []string
-		for _, err := range each(err) {
+		for _, err := range each(wrong.Err) {
 			all = append(all, err.Error())
 		}
 		return fmt.Errorf("event_names: %s", strings.Join(all, "; "))
+	case errors.Is(err, fs.ErrPermission):
+		log.Warn("no performance counters: permission is missing; the rest is measured", "error", err)
+		return nil
+	case err != nil:
+		log.Warn("no performance counters until the next reload: what this host counts could not be found out; the rest is measured", "error", err)
+		return nil
 	}
 	r.counters = counters
+	r.tell(log, counters.Omitted(), counters.Starved())
+	return nil
+}
+
+// tell logs which events are not counted, and which are not for now.
+func (r *measurementRunner) tell(log *slog.Logger, omitted []perf.Omission, starved []error) {
+	for _, err := range starved {
+		log.Warn("a group of performance events has no counters for now", "error", err)
+	}
 	var names, reasons []string
-	for _, o := range counters.Omitted() {
+	for _, o := range omitted {
 		if len(r.EventNames) > 0 {
 			log.Warn("an event of event_names is not counted on this host", "event", o.Name, "error", o.Err)
 			continue
@@ -163,7 +176,6 @@ func (r *measurementRunner) Start(context.Context) error {
 	if names != nil {
 		log.Info("some of the default events are not counted on this host", "events", strings.Join(names, " "), "error", strings.Join(reasons, "; "))
 	}
-	return nil
 }
 
 // twice says whether a storage is in the list, or inside one of it, that was
@@ -202,7 +214,7 @@ func (r *measurementRunner) loop(names func(owca.Storage) string) run.Runner {
 			MemoryStat: r.MemoryStat, NUMA: r.NUMA, Limits: r.Limits,
 			RunQueue: r.RunQueue, RunQueueThreads: r.RunQueueThreads,
 		},
-		Platform: measure.PlatformOptions{VMStat: r.VMStat, SlowInterval: r.PlatformSlow},
+		Platform: measure.PlatformOptions{VMStat: r.VMStat, SlowInterval: r.PlatformSlow, NoDRAM: r.PerfBackend == "none"},
 		Counters: r.counters,
 	}
 	for _, s := range r.MetricsStorage {

@@ -2,6 +2,8 @@ package measure
 
 import (
 	"errors"
+	"io/fs"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -17,29 +19,24 @@ type dram struct {
 	// other reasons stand until it is.
 	openErr error
 	asked   time.Time
+	denied  bool // and logged
 
 	now, last []perf.SocketBytes
 	at        time.Time // of last
 	labels    []string  // by number of socket
 }
 
-// append reads the counters and appends what they say. A host without them is
-// no error.
+// append reads the counters and appends what they say. A host without them, or
+// a user who may not use them, is no error.
 func (d *dram) append(m owca.Measurements, now time.Time) (owca.Measurements, error) {
 	if d.uncore == nil {
-		if errors.Is(d.openErr, errors.ErrUnsupported) {
-			return m, nil
-		}
-		if d.openErr != nil && !platformDue(now, d.asked, platformIdentityPace) {
-			return m, d.openErr
+		if errors.Is(d.openErr, errors.ErrUnsupported) || d.openErr != nil && !platformDue(now, d.asked, platformIdentityPace) {
+			return m, d.failed()
 		}
 		d.asked = now
 		if d.uncore, d.openErr = d.fs.OpenUncore(); d.openErr != nil {
 			d.uncore = nil
-			if errors.Is(d.openErr, errors.ErrUnsupported) {
-				return m, nil
-			}
-			return m, d.openErr
+			return m, d.failed()
 		}
 	}
 	err := d.uncore.Refresh()
@@ -66,6 +63,21 @@ func (d *dram) append(m owca.Measurements, now time.Time) (owca.Measurements, er
 	}
 	d.now, d.last, d.at = d.last, d.now, now
 	return m, err
+}
+
+// failed is what of openErr is an error.
+func (d *dram) failed() error {
+	switch {
+	case errors.Is(d.openErr, errors.ErrUnsupported):
+		return nil
+	case errors.Is(d.openErr, fs.ErrPermission):
+		if !d.denied {
+			d.denied = true
+			slog.Warn("traffic of the sockets with their DRAM is not measured: permission is missing (perf_backend: none turns it off, too)", "component", "measure", "error", d.openErr)
+		}
+		return nil
+	}
+	return d.openErr
 }
 
 // close closes the counters; append opens them again, and they begin anew.

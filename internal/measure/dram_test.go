@@ -2,7 +2,9 @@ package measure
 
 import (
 	"errors"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,6 +118,59 @@ func TestDRAMCouldNotTell(t *testing.T) {
 	}
 	h.put(dramIMC+"type", "1\n")
 	dramReading(t, h.mustAfter(platformIdentityPace), owca.PlatformDRAMRead)
+}
+
+// A user who may not count is told once, and asked for again.
+func TestDRAMPermission(t *testing.T) {
+	h := newDRAMHost(t)
+	if level, err := (proc.FS{}).PerfEventParanoid(); err != nil || level < 1 {
+		t.Skipf("needs kernel.perf_event_paranoid above 0, where not everybody may count: %d, %v", level, err)
+	}
+	log := testLog(t)
+	asNobody(t, func() {
+		for range 3 {
+			p, err := h.after(platformIdentityPace)
+			if err != nil || strings.Contains(platformText(p.Measurements), "_dram_") {
+				t.Fatalf("%v\n%s", err, platformText(p.Measurements))
+			}
+		}
+	})
+	logged(t, log, "permission is missing", 1)
+	logged(t, log, "CAP_PERFMON", 1)
+	dramReading(t, h.mustAfter(platformIdentityPace), owca.PlatformDRAMRead)
+}
+
+// asNobody calls f, on the only thread that is without capabilities meanwhile.
+// Files are still root's to read: those of the test are.
+func asNobody(t *testing.T, f func()) {
+	t.Helper()
+	const keep = ^uintptr(0)
+	runtime.LockOSThread() // for good if the way back fails
+	setEffective := func(uid uintptr) {
+		t.Helper()
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, keep, uid, keep); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+	setEffective(65534)
+	defer func() {
+		setEffective(0)
+		runtime.UnlockOSThread()
+	}()
+	_, _, _ = syscall.RawSyscall(syscall.SYS_SETFSUID, 0, 0, 0) // returns the one before, never an error
+	f()
+}
+
+// Who wants no performance counters gets none for DRAM.
+func TestDRAMUnwanted(t *testing.T) {
+	h := newDRAMHost(t)
+	dramReading(t, h.mustAfter(0), owca.PlatformDRAMRead)
+	h.p.SetOptions(PlatformOptions{NoDRAM: true})
+	if p := h.mustAfter(time.Second); strings.Contains(platformText(p.Measurements), "_dram_") || h.p.dram.uncore != nil {
+		t.Errorf("still open: %+v\n%s", h.p.dram.uncore, platformText(p.Measurements))
+	}
+	h.p.SetOptions(PlatformOptions{})
+	dramReading(t, h.mustAfter(time.Second), owca.PlatformDRAMRead)
 }
 
 func TestDRAMThisHost(t *testing.T) {

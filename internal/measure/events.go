@@ -54,8 +54,8 @@ var inputs = [numInputs]*owca.Desc{
 
 // PlanCounters finds out what this host counts of the events asked for, for
 // which it opens some of them for a moment. backend is "" if the number of
-// cgroups shall decide. Errors are those of [perf.FS.Plan], or that an event
-// has the name of another metric.
+// cgroups shall decide. Errors are those of [perf.FS.Plan]; that an event has
+// the name of another metric is a [*perf.RequestError], too.
 func (h *Host) PlanCounters(requests []perf.Request, backend perf.Backend) (*Counters, error) {
 	f := perf.FS{Root: h.Proc.Root}
 	plan, err := f.Plan(requests)
@@ -67,6 +67,9 @@ func (h *Host) PlanCounters(requests []perf.Request, backend perf.Backend) (*Cou
 
 // Omitted are the events that this host does not count, with the reasons.
 func (c *Counters) Omitted() []perf.Omission { return c.plan.Omitted }
+
+// Starved says of which groups others held the counters when they were planned.
+func (c *Counters) Starved() []error { return c.plan.Starved }
 
 func newCounters(plan *perf.Plan, backend perf.Backend, open func(perf.Backend) (perf.Counter, error)) (*Counters, error) {
 	c := &Counters{plan: plan, backend: backend, open: open}
@@ -96,7 +99,11 @@ func newCounters(plan *perf.Plan, backend perf.Backend, open func(perf.Backend) 
 	for _, e := range plan.Events() {
 		ce := counterEvent{alias: e.Alias, hardware: e.PMU != "software" && e.PMU != "tracepoint"}
 		if i := slices.IndexFunc(inputs[:], func(d *owca.Desc) bool { return d.Original == e.Alias }); i >= 0 {
-			ce.desc = inputs[i]
+			if ce.desc = inputs[i]; e.Original != ce.desc.Original {
+				d := *ce.desc
+				d.Original = originalName(e)
+				ce.desc = &d
+			}
 			c.at[i] = len(c.events)
 		} else {
 			ce.desc, ce.factor = describe(e)
@@ -105,20 +112,26 @@ func newCounters(plan *perf.Plan, backend perf.Backend, open func(perf.Backend) 
 		c.events = append(c.events, ce)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, err
+		return nil, &perf.RequestError{Err: err}
 	}
 	return c, nil
+}
+
+// originalName is the name of an event's metric in the original, "" if it is
+// valid behind our prefix only.
+func originalName(e *perf.Event) string {
+	if owca.SanitizeLabelName(e.Original) != e.Original {
+		return ""
+	}
+	return e.Original
 }
 
 // describe makes the Desc of an event that is not in the catalogue.
 func describe(e *perf.Event) (d *owca.Desc, factor float64) {
 	d = &owca.Desc{
-		Name: "owca_task_" + strings.TrimSuffix(e.Alias, "_total"), Kind: owca.Counter, Original: e.Alias,
+		Name: "owca_task_" + strings.TrimSuffix(e.Alias, "_total"), Kind: owca.Counter, Original: originalName(e),
 		Help:   "Event " + e.Name + ", counted since the agent began to.",
 		Source: "perf_event_open(2), " + e.PMU,
-	}
-	if owca.SanitizeLabelName(e.Alias) != e.Alias {
-		d.Original = "" // valid behind our prefix only
 	}
 	switch {
 	case e.Unit == "ns":
@@ -155,7 +168,8 @@ type counting struct {
 	counter  perf.Counter // nil: nothing is counted
 	using    perf.Backend // of counter
 	attempts map[perf.Backend]attempt
-	cgroups  int // in counter
+	opening  chan opened // of BPF, beside the ticks; nil: it is not being opened
+	cgroups  int         // in counter
 
 	crowded bool   // a LimitError
 	told    bool   // about it
@@ -171,15 +185,33 @@ type attempt struct {
 	retry uint64 // the tick from which to try again
 }
 
-// proof is whether an event is known to count.
+// opened is what came of opening a backend.
+type opened struct {
+	counter perf.Counter
+	err     error
+}
+
+// proof is whether an event is known to count, and to have had a counter.
 type proof struct {
 	done  bool
 	while uint64 // instructions counted while it stayed 0
+
+	ran          bool   // in some cgroup; or it was warned of
+	enabled, was uint64 // ns in all cgroups without a counter: in this tick's readings, in the last's
+	waited       int    // ticks in which that grew
 }
 
 // doubtful is after how many instructions without a single one of it an event
 // of the hardware is suspected not to be counted at all: a second of a CPU.
 const doubtful = 1e9
+
+// An event is starved when it was to be counted for so many ticks and ns of
+// CPU without ever having a counter. Groups that take turns have theirs within
+// milliseconds (perf_event_mux_interval_ms).
+const (
+	starvedTicks = 10
+	starvedTime  = 1e9
+)
 
 // fewCgroups is up to how many cgroups descriptors are the better way: they
 // need no capability to load programs and take few files, and the kernel adds
@@ -201,6 +233,9 @@ func (t *Tasks) SetCounters(n *Counters) {
 	if c != nil && n != nil && c.same(n) {
 		c.Counters = &Counters{plan: n.plan, backend: n.backend, events: c.events, at: c.at, open: n.open} // the same Descs
 		c.attempts, c.told, c.room = map[perf.Backend]attempt{}, false, 0
+		if n.backend == perf.Descriptors {
+			c.abandon()
+		}
 		return
 	}
 	t.stopCounting()
@@ -215,6 +250,10 @@ func (t *Tasks) SetCounters(n *Counters) {
 		t.counting.proof[i].done = !e.hardware || n.at[inInstructions] < 0 || i == n.at[inInstructions]
 	}
 }
+
+// OpenBeside makes t open what takes long to open beside its Reads and not in
+// them, as a loop wants whose ticks are short.
+func (t *Tasks) OpenBeside() { t.beside = true }
 
 // Counting returns how events are counted now ("" if they are not), in how many
 // cgroups, and with how many open files.
@@ -236,6 +275,7 @@ func (t *Tasks) stopCounting() {
 	if c.counter != nil {
 		c.closeCounter()
 	}
+	c.abandon()
 	for _, k := range t.known {
 		k.counts = taskCounts{}
 		for _, m := range k.members {
@@ -264,10 +304,28 @@ func (t *Tasks) beginCounts() error {
 	if c.counter == nil {
 		return nil
 	}
-	if err := c.counter.Refresh(); err != nil {
+	if err := c.counter.Refresh(); err != nil && !t.full(err) {
 		return fmt.Errorf("performance counters: %w", err)
 	}
 	return nil
+}
+
+// full says whether an error is a lack of files, for more cgroups or for those
+// there are on CPUs that came, and sees to it: another backend may need fewer.
+func (t *Tasks) full(err error) bool {
+	c := t.counting
+	if _, limited := errors.AsType[*perf.LimitError](err); !limited {
+		return false
+	}
+	c.crowded = true
+	if c.backend == "" && c.using == perf.Descriptors && c.usable(perf.BPF, t.tick) {
+		return true // the next tick tries that
+	}
+	if !c.told {
+		c.told = true
+		slog.Warn("no more files for performance counters: some tasks have none", "component", "measure", "backend", c.using, "cgroups", c.cgroups, "of", t.members, "error", err)
+	}
+	return true
 }
 
 // wanted are the backends that would do, the better one first.
@@ -293,20 +351,59 @@ func (t *Tasks) choose() {
 		if !c.usable(b, t.tick) {
 			continue
 		}
-		counter, err := c.open(b)
-		if err != nil {
-			c.failed(b, err, t.tick)
+		o, ready := c.begin(b, t.beside)
+		if !ready {
+			return
+		}
+		if o.err != nil {
+			c.failed(b, o.err, t.tick)
 			continue
 		}
 		delete(c.attempts, b)
 		slog.Info("counting performance events", "component", "measure", "backend", b, "events", len(c.events))
-		t.change(counter, b)
+		t.change(o.counter, b)
 		return
 	}
 	if c.counter != nil && c.backend != "" && c.using != c.backend {
 		// What runs is what the user no longer wants.
 		t.change(nil, "")
 	}
+}
+
+// begin opens a backend. Loading programs takes the kernel some 50 to 100 ms, in
+// which the ticks go on with what there is, if they may.
+func (c *counting) begin(b perf.Backend, beside bool) (o opened, ready bool) {
+	if b != perf.BPF || !beside {
+		o.counter, o.err = c.open(b)
+		return o, true
+	}
+	if c.opening == nil {
+		c.opening = make(chan opened, 1)
+		go func(open func(perf.Backend) (perf.Counter, error), done chan<- opened) {
+			counter, err := open(b)
+			done <- opened{counter, err}
+		}(c.open, c.opening)
+	}
+	select {
+	case o = <-c.opening:
+		c.opening = nil
+		return o, true
+	default:
+		return o, false
+	}
+}
+
+// abandon closes what is still being opened.
+func (c *counting) abandon() {
+	if c.opening == nil {
+		return
+	}
+	go func(late <-chan opened) {
+		if o := <-late; o.err == nil {
+			_ = o.counter.Close() // it counted nothing
+		}
+	}(c.opening)
+	c.opening = nil
 }
 
 func (c *counting) usable(b perf.Backend, tick uint64) bool {
@@ -378,6 +475,12 @@ func (e *eventCount) take(c perf.Count) (grew uint64) {
 	}
 	value, enabled, running := c.Value-e.base.Value, c.Enabled-e.base.Enabled, c.Running-e.base.Running
 	switch {
+	case running == 0 && enabled == 0 && value > 0:
+		// Counted in no time that the kernel tells, as has been seen of the root
+		// cgroup: there is nothing to extrapolate.
+		e.base, e.ran = c, true
+		e.value += value
+		return value
 	case running == 0:
 		// Either the cgroup did not run, or it ran without a counter for the
 		// event; then what it did is estimated when there is one again.
@@ -405,11 +508,15 @@ func (n *memberCounts) take(counts []perf.Count) {
 		instructions = n.events[i].take(counts[i])
 	}
 	for i := range n.events {
-		if i == c.at[inInstructions] {
-			continue
-		}
 		e, p := &n.events[i], &c.proof[i]
-		switch grew := e.take(counts[i]); {
+		var grew uint64
+		if i != c.at[inInstructions] {
+			grew = e.take(counts[i])
+		}
+		if p.ran = p.ran || e.ran; !p.ran {
+			p.enabled += counts[i].Enabled
+		}
+		switch {
 		case p.done:
 		case grew > 0:
 			p.done = true
@@ -456,6 +563,7 @@ func (t *Tasks) count(m *member) error {
 		m.counts = &memberCounts{of: c, events: make([]eventCount, len(c.events))}
 	}
 	n := m.counts
+	steady := n.read // in the last tick, too
 	n.read = false
 	if c.counter == nil {
 		return nil
@@ -466,7 +574,19 @@ func (t *Tasks) count(m *member) error {
 		}
 	}
 	if err := n.cgroup.Read(c.buf); err != nil {
+		if t.full(err) {
+			return nil
+		}
+		if errors.Is(err, perf.ErrLost) {
+			// What was counted before stays. Where it is lost again and again,
+			// the first reading of each time must not end the wait.
+			n.close()
+			n.wait(t.tick)
+		}
 		return fmt.Errorf("performance counters: %w", err)
+	}
+	if steady {
+		n.backoff = 0
 	}
 	n.take(c.buf)
 	n.read = true
@@ -486,22 +606,13 @@ func (t *Tasks) addCounts(m *member) error {
 		return nil
 	}
 	cgroup, err := c.counter.Add(dir)
-	var limit *perf.LimitError
 	switch {
 	case err == nil:
-		n.cgroup, n.backoff = cgroup, 0
+		n.cgroup = cgroup
 		c.cgroups++
 		return nil
-	case errors.As(err, &limit):
-		c.crowded = true
+	case t.full(err):
 		c.room = t.tick + retryTicks
-		if c.backend == "" && c.using == perf.Descriptors && c.usable(perf.BPF, t.tick) {
-			return nil // the next tick tries that
-		}
-		if !c.told {
-			c.told = true
-			slog.Warn("no more files for performance counters: some tasks have none", "component", "measure", "backend", c.using, "cgroups", c.cgroups, "of", t.members, "error", err)
-		}
 		return nil
 	}
 	n.wait(t.tick)
@@ -660,12 +771,28 @@ func (c *counting) delta(k *taskState, input int) (float64, bool) {
 
 // checkProof warns of events that should have been counted by now.
 func (c *counting) checkProof() {
-	var silent []string
+	var silent, starved []string
 	for i := range c.proof {
-		if p := &c.proof[i]; !p.done && p.while > doubtful {
+		p := &c.proof[i]
+		if !p.done && p.while > doubtful {
 			p.done = true
 			silent = append(silent, c.events[i].alias)
 		}
+		if p.ran {
+			continue
+		}
+		if p.enabled > p.was {
+			p.waited++
+		}
+		if p.waited >= starvedTicks && p.enabled > starvedTime {
+			p.ran = true
+			starved = append(starved, c.events[i].alias)
+		}
+		p.enabled, p.was = 0, p.enabled
+	}
+	if starved != nil {
+		slog.Warn("events never had a counter while tasks ran: others hold too many for their group (kernel.nmi_watchdog=0 frees one; perf; another agent), smaller groups may get theirs",
+			"component", "measure", "events", strings.Join(starved, " "), "ticks", starvedTicks)
 	}
 	if silent != nil {
 		slog.Warn("events stayed 0 while tasks ran a billion instructions: this cpu, or its hypervisor, may not count them although they can be opened",

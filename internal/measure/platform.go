@@ -17,6 +17,8 @@ type PlatformOptions struct {
 	// SlowInterval is the pace of the costly readings: the frequencies of CPUs
 	// and the memory of NUMA nodes, which are repeated in between. 0 = never.
 	SlowInterval time.Duration
+	// NoDRAM: traffic with DRAM, which takes performance counters, is not.
+	NoDRAM bool
 }
 
 // Platform measures the host, tick after tick. One goroutine at a time may use
@@ -117,7 +119,12 @@ func (p *Platform) Read(now time.Time) (*owca.Platform, error) {
 		m = platformAppend(m, owca.PlatformVMStat, key, p.stat.VMStat[i])
 	}
 	m = p.appendSlow(m, now)
-	m, dramErr := p.dram.append(m, now)
+	var dramErr error
+	if p.options.NoDRAM {
+		dramErr = p.dram.close()
+	} else {
+		m, dramErr = p.dram.append(m, now)
+	}
 	p.result.Measurements = m
 
 	if err != nil || p.slowErr != nil || p.identityErr != nil || dramErr != nil {

@@ -69,6 +69,7 @@ type Tasks struct {
 	vanished          uint64
 
 	counting *counting // nil: no performance counters
+	beside   bool      // see OpenBeside
 	members  int       // cgroups of all tasks
 }
 

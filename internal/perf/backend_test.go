@@ -104,6 +104,14 @@ func read(t testing.TB, g Cgroup) []Count {
 
 func inVM() bool { return os.Getenv("OWCA_TEST_VM") != "" }
 
+// schedulerDir is the cgroup's directory in the hierarchy that cpuTime reads.
+func schedulerDir(cg *hosttest.Cgroup) string {
+	if cg.Has("cpuacct", "cpuacct.usage") {
+		return cg.Dir("cpuacct")
+	}
+	return cg.Dir("unified")
+}
+
 // cpuTime is what the scheduler says that a cgroup used.
 func cpuTime(t testing.TB, cg *hosttest.Cgroup) uint64 {
 	t.Helper()
@@ -288,35 +296,57 @@ func TestRunningThread(t *testing.T) {
 }
 
 // TestMovedWhileRunning: what a task did before it was moved is not its new
-// cgroup's, even if it has not left its CPU since.
+// cgroup's, even if it has not left its CPU since. It is moved in one hierarchy
+// after the other, so that each cgroup is compared with what the kernel's own
+// events count in the same one at the same time; the scheduler's hierarchy, if it
+// is another, agrees on the sum.
 func TestMovedWhileRunning(t *testing.T) {
 	eachBackend(t, func(t *testing.T, b Backend) {
+		cgroups := [2]*hosttest.Cgroup{hosttest.NewCgroup(t, nil, "from"), hosttest.NewCgroup(t, nil, "to")}
 		c := openCounter(t, FS{}, b)
-		from, to := hosttest.NewCgroup(t, nil, "from"), hosttest.NewCgroup(t, nil, "to")
-		old, young := add(t, c, from), add(t, c, to)
+		kernel := openCounter(t, FS{}, Descriptors)
+		var counted, own [2]Cgroup
+		for i, cg := range cgroups {
+			counted[i], own[i] = add(t, c, cg), add(t, kernel, cg)
+		}
+		clock := func(g Cgroup) uint64 { return read(t, g)[taskClock].Value }
+		await := func(g Cgroup, ns uint64) { // sees what runs without a Refresh
+			for end := clock(g) + ns; clock(g) < end; time.Sleep(time.Millisecond) {
+			}
+		}
 		slack := uint64(25e6)
-		if os.Getenv("OWCA_TEST_VM") != "" {
-			slack = 1e8 // moving takes long there, and is noticed when it is done
+		if inVM() {
+			slack += 6e7 // there a switch takes long, and so does moving
 		}
 		for range 3 {
-			before := [2]uint64{cpuTime(t, from), cpuTime(t, to)}
+			var start, startOwn, used [2]uint64
 			refresh(t, c)
-			start := [2]uint64{read(t, old)[taskClock].Value, read(t, young)[taskClock].Value}
-			p := from.Start("spin 1h")
-			for cpuTime(t, from) < before[0]+2e8 {
-				time.Sleep(time.Millisecond)
+			for i, cg := range cgroups {
+				start[i], startOwn[i], used[i] = clock(counted[i]), clock(own[i]), cpuTime(t, cg)
 			}
-			to.Add(p.Pid)
-			for cpuTime(t, to) < before[1]+3e7 {
-				time.Sleep(time.Millisecond)
-			}
+			lost := stolen(t)
+			p := cgroups[0].Start("spin 1h")
+			await(own[0], 2e8)
+			cgroups[1].Add(p.Pid)
+			await(own[1], 3e7)
+			refresh(t, c)
 			p.Kill()
 			refresh(t, c)
-			for i, g := range []Cgroup{old, young} {
-				used := cpuTime(t, []*hosttest.Cgroup{from, to}[i]) - before[i]
-				if got := read(t, g)[taskClock].Value - start[i]; !near(got, used, slack) {
-					t.Errorf("cgroup %d: task-clock %d, the scheduler says %d", i, got, used)
+			lost = stolen(t) - lost
+			var sum, sumUsed uint64
+			for i, cg := range cgroups {
+				got, want := clock(counted[i])-start[i], clock(own[i])-startOwn[i]
+				used[i] = cpuTime(t, cg) - used[i]
+				sum, sumUsed = sum+got, sumUsed+used[i]
+				if !near(got, want, slack) {
+					t.Errorf("%s: task-clock %d, by the kernel's own event %d", cg.Path, got, want)
 				}
+				if schedulerDir(cg) == cg.PerfDir() && !near(got, used[i], slack+lost) {
+					t.Errorf("%s: task-clock %d, the scheduler says %d", cg.Path, got, used[i])
+				}
+			}
+			if !near(sum, sumUsed, slack+lost) {
+				t.Errorf("task-clock %d in both cgroups, the scheduler says %d", sum, sumUsed)
 			}
 		}
 	})
@@ -538,47 +568,95 @@ func TestMonotone(t *testing.T) {
 	})
 }
 
-// TestBackendsAgree counts the same cgroups with all backends at once.
+// TestBackendsAgree counts the same cgroups with all backends at once. While they
+// run, what BPF counted when it was refreshed lies between what descriptors said
+// just before and just after, whenever that was.
 func TestBackendsAgree(t *testing.T) {
 	hosttest.Need(t, "root", "bpf")
-	spin, mixed := hosttest.NewCgroup(t, nil, "spin"), hosttest.NewCgroup(t, nil, "mixed")
-	counters := make([]Counter, len(Backends))
-	groups := make([][2]Cgroup, len(Backends))
-	for i, b := range Backends {
-		counters[i] = openCounter(t, FS{}, b)
-		groups[i] = [2]Cgroup{add(t, counters[i], spin), add(t, counters[i], mixed)}
+	cgroups := [2]*hosttest.Cgroup{hosttest.NewCgroup(t, nil, "spin"), hosttest.NewCgroup(t, nil, "mixed")}
+	d, b := openCounter(t, FS{}, Descriptors), openCounter(t, FS{}, BPF)
+	var byDescriptors, byBPF [2]Cgroup
+	for i, cg := range cgroups {
+		byDescriptors[i], byBPF[i] = add(t, d, cg), add(t, b, cg)
 	}
-	procs := []*hosttest.Process{spin.Start("spin 500ms"), mixed.Start("touch 16"), mixed.Start("switch 300"), mixed.Start("spin 300ms")}
-	for _, p := range procs {
-		p.Done()
+	switches := 10_000 // of which 1 % is more than any constant
+	if inVM() {
+		switches = 2000
 	}
-	for _, p := range procs { // nothing must run between the reads
-		p.Kill()
+	loads := []*hosttest.Process{
+		cgroups[0].Start("spin 1200ms"), cgroups[0].Start("spin 600ms"),
+		cgroups[1].Start("touch 64"), cgroups[1].Start("spin 600ms"),
+		cgroups[1].Start(fmt.Sprint("switch ", switches)), cgroups[1].Start(fmt.Sprint("switch ", switches)),
 	}
-	for which := range 2 {
-		var first []Count
-		for i, c := range counters {
-			refresh(t, c)
-			got := read(t, groups[i][which])
-			if i == 0 {
-				first = got
-				continue
-			}
-			for e := range got {
-				a, b := first[e].Value, got[e].Value
-				allow := uint64(50) // what a switch that the program was not run at leaves in doubt, see count.c
+	between := func(when string) {
+		t.Helper()
+		var low, got, high [2][]Count
+		for i, g := range byDescriptors {
+			low[i] = read(t, g)
+		}
+		refresh(t, b)
+		for i, g := range byBPF {
+			got[i] = read(t, g)
+		}
+		for i, g := range byDescriptors {
+			high[i] = read(t, g)
+		}
+		for i, cg := range cgroups {
+			for e, n := range got[i] {
+				// Each begins to count at another time of a switch.
+				allow := uint64(20)
 				if e == taskClock {
 					allow = 1e6
 				}
-				if !near(a, b, allow) {
-					t.Errorf("cgroup %d, event %d: %s counts %d, %s %d", which, e, Backends[0], a, Backends[i], b)
+				l, h := low[i][e], high[i][e]
+				if !inside(n.Value, l.Value, h.Value, allow) {
+					t.Errorf("%s, %s, event %d: BPF counts %d, descriptors %d to %d", when, cg.Path, e, n.Value, l.Value, h.Value)
 				}
-				if !near(first[e].Enabled, got[e].Enabled, 1e6) || !near(first[e].Running, got[e].Running, 1e6) {
-					t.Errorf("cgroup %d, event %d: times %+v and %+v", which, e, first[e], got[e])
+				if !inside(n.Enabled, l.Enabled, h.Enabled, 1e6) || !inside(n.Running, l.Running, h.Running, 1e6) {
+					t.Errorf("%s, %s, event %d: times by BPF %+v, by descriptors %+v to %+v", when, cg.Path, e, n, l, h)
 				}
 			}
 		}
 	}
+	for i := range 10 {
+		time.Sleep(50 * time.Millisecond)
+		between(fmt.Sprint("while they run, ", i))
+	}
+	for _, p := range loads {
+		p.Done()
+	}
+	for _, p := range loads { // nothing must run between the reads
+		p.Kill()
+	}
+	between("after the end")
+	if n := read(t, byDescriptors[1])[contextSwitches].Value; n < 2*uint64(switches) {
+		t.Errorf("%d context switches of %d sleeps", n, 2*switches)
+	}
+}
+
+// inside says whether n is between two counts, as near allows.
+func inside(n, low, high, slack uint64) bool {
+	return (n >= low || near(n, low, slack)) && (n <= high || near(n, high, slack))
+}
+
+// limitFiles returns what sets RLIMIT_NOFILE until the test ends; 0 is what it was.
+func limitFiles(t testing.TB) (set func(n int)) {
+	t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	set = func(n int) {
+		cur := uint64(n)
+		if n == 0 {
+			cur = limit.Cur
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: cur, Max: limit.Max}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { set(0) })
+	return set
 }
 
 func TestFileLimit(t *testing.T) {
@@ -592,17 +670,7 @@ func TestFileLimit(t *testing.T) {
 		g := add(t, c, cg)
 		need := c.Files() - first
 		open := filesOpen(t) - 1 // without the directory being read
-		var limit unix.Rlimit
-		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-			t.Fatal(err)
-		}
-		lower := func(n int) {
-			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(n), Max: limit.Max}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		defer lower(int(limit.Cur))
-
+		lower := limitFiles(t)
 		lower(open + fileReserve + need)
 		more, err := c.Add(cg.PerfDir())
 		if err != nil {
@@ -619,7 +687,7 @@ func TestFileLimit(t *testing.T) {
 				t.Errorf("with %d files open and %d needed: %v", open, need, err)
 			}
 		}
-		lower(int(limit.Cur))
+		lower(0)
 		if now := filesOpen(t) - 1; now != open || c.Files() != first+need {
 			t.Errorf("%d files open after %d, Files %d after %d", now, open, c.Files(), first+need)
 		}
@@ -694,23 +762,30 @@ func countAsChild(dir string) string {
 	return err.Error()
 }
 
+// onlineFile makes a list of online CPUs of the test's own, to be written by plug.
+func onlineFile(t testing.TB) (f FS, plug func(cpus string)) {
+	t.Helper()
+	f.Root = t.TempDir()
+	file := filepath.Join(f.Root, "sys/devices/system/cpu/online")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return f, func(cpus string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(cpus+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestHotplugByFile takes a CPU away in a list of online CPUs of the test's
 // own. The CPU itself goes on, so that what is no longer counted can be seen.
 func TestHotplugByFile(t *testing.T) {
 	hosttest.Need(t, "smp")
 	eachBackend(t, func(t *testing.T, b Backend) {
-		root := t.TempDir()
-		online := filepath.Join(root, "sys/devices/system/cpu/online")
-		if err := os.MkdirAll(filepath.Dir(online), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		plug := func(cpus string) {
-			if err := os.WriteFile(online, []byte(cpus+"\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
+		root, plug := onlineFile(t)
 		plug("0-1")
-		c := openCounter(t, FS{Root: root}, b)
+		c := openCounter(t, root, b)
 		cg := hosttest.NewCgroup(t, nil, "hotplug")
 		p := cg.Start("spin 1h")
 		pinTo(t, p.Pid, 1)
@@ -755,7 +830,7 @@ func TestHotplugByFile(t *testing.T) {
 			t.Errorf("Files %d, before the CPU went %d", c.Files(), with)
 		}
 		plug("nonsense")
-		if err := c.Refresh(); err == nil || !strings.Contains(err.Error(), online) {
+		if err := c.Refresh(); err == nil || !strings.Contains(err.Error(), filepath.Join(root.Root, "sys/devices/system/cpu/online")) {
 			t.Errorf("a list that cannot be read: %v", err)
 		}
 		if n := read(t, g); n[taskClock].Value < again[taskClock].Value {

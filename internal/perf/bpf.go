@@ -100,10 +100,10 @@ func (m memory) at(offset int) *atomic.Uint64 {
 // interrupt every CPU for about a microsecond; a switch to another cgroup costs
 // reading the counters.
 //
-// A task that is moved while it runs takes along what its CPU counted since it
-// last went over to another cgroup or was flushed. So does one after a switch that
-// the kernel did not run the program for, as 6.18 was seen to do now and then on a
-// CPU with much to do; 6.1 and 6.12 were not.
+// What a CPU gained is of the cgroup whose task ran there. Where that was more than
+// one since it was read last, it is split by time, as an estimate: when a task was
+// moved to another cgroup while it ran, and after a switch that the kernel did not
+// run the program at, as a 6.18 was seen to do now and then (6.1 and 6.12 were not).
 func (f FS) openBPF(p *Plan) (Counter, error) {
 	c, err := f.openBPFOn(p, schedSwitch)
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -662,7 +662,7 @@ func (g *bpfCgroup) failure(failed uint64, cpu *bpfCPU) error {
 	for failed>>i&1 == 0 {
 		i++
 	}
-	return fmt.Errorf("%s: CPU %d could not read %s: its counts are incomplete", g.dir, cpu.nr, g.counter.events[i].Name)
+	return fmt.Errorf("%s: CPU %d could not read %s: %w", g.dir, cpu.nr, g.counter.events[i].Name, ErrLost)
 }
 
 // copyTo copies a row's counts as they were at one time; false if they kept

@@ -50,9 +50,10 @@ type descriptors struct {
 	watch   *cpuWatch
 	slots   []slot // every CPU that was ever online
 	cgroups map[*descriptorCgroup]struct{}
-	pending bool // a cgroup may be closed on a CPU that is online
-	files   int  // of cgroups
-	others  int  // open files that are not of cgroups, −1 = to be counted
+	pending bool  // a cgroup may be closed on a CPU that is online
+	missing error // why, as of the last Refresh
+	files   int   // of cgroups
+	others  int   // open files that are not of cgroups, −1 = to be counted
 	buf     []byte
 	closed  bool
 }
@@ -75,7 +76,7 @@ type descriptorCgroup struct {
 	open []bool // slots that count, or have nothing to count
 	// base is what CPUs counted that are offline now.
 	base []Count
-	err  error // a count that is lost for good
+	err  error // wraps ErrLost
 }
 
 // follow takes over what happened to the CPUs.
@@ -85,7 +86,7 @@ func (d *descriptors) follow() error {
 		i := d.slotOf(cpu)
 		d.slots[i].online = false
 		for g := range d.cgroups {
-			g.leave(i)
+			err = errors.Join(err, g.leave(i))
 		}
 	}
 	for _, cpu := range came {
@@ -141,13 +142,8 @@ func (d *descriptors) Add(dir string) (Cgroup, error) {
 }
 
 func (d *descriptors) add(dir string) (*descriptorCgroup, error) {
-	need := 1
-	for i := range d.slots {
-		if d.slots[i].online {
-			need += d.slots[i].files
-		}
-	}
-	if err := d.room(need); err != nil {
+	g := &descriptorCgroup{d: d, base: make([]Count, len(d.events))}
+	if err := d.room(1 + g.need()); err != nil {
 		return nil, fmt.Errorf("counting %s: %w", dir, err)
 	}
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -158,7 +154,7 @@ func (d *descriptors) add(dir string) (*descriptorCgroup, error) {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	d.files++
-	g := &descriptorCgroup{d: d, dir: fd, base: make([]Count, len(d.events))}
+	g.dir = fd
 	if err = g.follow(); err == nil && !g.exists() {
 		err = fs.ErrNotExist // follow passes over what is gone
 	}
@@ -218,14 +214,20 @@ func (d *descriptors) Refresh() error {
 	if !d.pending {
 		return err
 	}
-	d.pending = false
+	d.pending, d.missing = false, nil
 	for g := range d.cgroups {
-		if failed := g.follow(); failed != nil {
-			d.pending = true
-			err = failed // those of the others are alike
+		var failed error
+		if need := g.need(); need > 0 {
+			failed = d.room(need)
+		}
+		if failed == nil {
+			failed = g.follow()
+		}
+		if failed != nil {
+			d.pending, d.missing = true, failed // those of the others are alike
 		}
 	}
-	return err
+	return errors.Join(err, d.missing)
 }
 
 func (d *descriptors) Files() int {
@@ -246,6 +248,16 @@ func (d *descriptors) Close() error {
 	d.watch.close()
 	d.closed = true
 	return errors.Join(failed...)
+}
+
+// need returns how many files follow would open.
+func (g *descriptorCgroup) need() (files int) {
+	for i, s := range g.d.slots {
+		if s.online && (i >= len(g.open) || !g.open[i]) {
+			files += s.files
+		}
+	}
+	return files
 }
 
 // follow opens the cgroup on the CPUs that are online and on which it is not
@@ -320,9 +332,9 @@ func opens(e *Event, cpu int) bool {
 
 // leave closes the cgroup on a CPU that went offline and keeps what it counted
 // there. The kernel has dissolved its groups: each event is read for itself.
-func (g *descriptorCgroup) leave(i int) {
+func (g *descriptorCgroup) leave(i int) error {
 	if i >= len(g.open) {
-		return
+		return nil
 	}
 	fds := g.slot(i)
 	for _, events := range g.d.slots[i].groups {
@@ -335,15 +347,13 @@ func (g *descriptorCgroup) leave(i int) {
 				err = addEvent(&g.base[e], nth == 0, g.d.buf[:max(n, 0)])
 			}
 			if err != nil {
-				g.err = fmt.Errorf("%s on CPU %d, which went offline: its count is lost: %w", g.d.events[e].Name, g.d.slots[i].cpu, err)
+				g.err = fmt.Errorf("%s on CPU %d, which went offline: %w: %w", g.d.events[e].Name, g.d.slots[i].cpu, ErrLost, err)
 			}
 		}
 	}
 	g.d.files -= openIn(fds)
-	if err := closeGroup(fds); err != nil && g.err == nil {
-		g.err = err
-	}
 	g.open[i] = false
+	return closeGroup(fds)
 }
 
 func (g *descriptorCgroup) slot(i int) []int32 {
@@ -368,7 +378,10 @@ func (g *descriptorCgroup) Read(counts []Count) error {
 			continue
 		}
 		if i >= len(g.open) || !g.open[i] {
-			return fmt.Errorf("not counted on CPU %d yet, which came online", s.cpu)
+			if d.missing == nil {
+				return fmt.Errorf("not counted on CPU %d yet, which came online", s.cpu)
+			}
+			return fmt.Errorf("not counted on CPU %d, which came online: %w", s.cpu, d.missing)
 		}
 		fds := g.slot(i)
 		for _, events := range s.groups {

@@ -143,6 +143,8 @@ func TestExact(t *testing.T) {
 	}
 	t.Run("agree", testExactAgree)
 	t.Run("group", testExactGroup)
+	countersFree(t) // BPF's last
+	t.Run("starved", testExactStarved)
 	t.Run("default", testExactDefault)
 }
 
@@ -151,6 +153,14 @@ func TestExact(t *testing.T) {
 // more (bpf_map_free_deferred, kernel/bpf/syscall.c). A group that needs all of
 // them, of a thread, has to wait as long as an event of the whole CPU has one.
 func countersFree(t *testing.T) {
+	t.Helper()
+	if !countersGetFree(t, 10*time.Second) {
+		t.Error("counters are held after Close")
+	}
+}
+
+// countersGetFree waits no longer than that.
+func countersGetFree(t *testing.T, wait time.Duration) bool {
 	t.Helper()
 	var events []*Event
 	for _, name := range append([]string{"cycles:u"}, slices.Repeat([]string{"instructions:u"}, counters)...) {
@@ -175,15 +185,19 @@ func countersFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := make([]byte, 8*(3+len(events)))
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	running := func() uint64 {
 		if n, err := unix.Read(int(fds[0]), b); err != nil || n != len(b) {
 			t.Fatalf("%d bytes: %v", n, err)
 		}
-		if running := binary.NativeEndian.Uint64(b[16:]); running > 0 {
-			return
+		return binary.NativeEndian.Uint64(b[16:])
+	}
+	before := running() // as long as it was smaller, it may have run
+	for deadline := time.Now().Add(wait); time.Now().Before(deadline); {
+		if running() > before {
+			return true
 		}
 	}
-	t.Error("counters are held after Close")
+	return false
 }
 
 func testExactRounds(t *testing.T, b Backend) {
@@ -527,6 +541,49 @@ func testExactGroup(t *testing.T) {
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// testExactStarved: a group that fits is said to be starved as long as somebody
+// else holds one of its counters, and the room is one smaller.
+func testExactStarved(t *testing.T) {
+	const text = "{cycles:u,r8,r8:u,r8:k,r11,r11:u,r11:k}" // all counters
+	holder, err := FS{}.Resolve("r8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds := []int32{-1}
+	for _, held := range []bool{false, true, false} {
+		wait := 10 * time.Second
+		if held {
+			if _, err := openGroup(fds, []*Event{holder}, unix.PerfBitPinned, -1, 0, 0); err != nil {
+				t.Fatal(err)
+			}
+			wait = 100 * time.Millisecond
+		}
+		if countersGetFree(t, wait) == held {
+			t.Errorf("a counter is held: %v; all got free: %v", held, held)
+		}
+		plan := mustPlan(t, text, "instructions:u", "task-clock")
+		if layout(plan) != text+" {instructions:u} {task-clock}" || len(plan.Omitted) != 0 {
+			t.Errorf("held %v: %s, omitted %v", held, layout(plan), plan.Omitted)
+		}
+		switch {
+		case !held && len(plan.Starved) != 0,
+			held && (len(plan.Starved) != 1 || !strings.Contains(plan.Starved[0].Error(), text+" fits, but is not counted while others hold counters, which are enough for 6 of 7 events now")):
+			t.Errorf("held %v: starved %v", held, plan.Starved)
+		}
+		rooms, err := FS{}.Room()
+		free := counters + 1
+		if held {
+			free--
+		}
+		if err != nil || len(rooms) != 1 || rooms[0].CPUs != nil || rooms[0].Fit != counters+1 || rooms[0].Free != free {
+			t.Errorf("held %v: room %+v, %v, want %d of %d", held, rooms, err, free, counters+1)
+		}
+		if err := closeGroup(fds); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -60,8 +60,25 @@ func uncounted(folded string) string {
 	return ""
 }
 
-// fold makes perf's spelling of generic names and the original's the same.
-func fold(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
+// isClock says whether it is an event of the kernel's that ignores the exclude
+// bits: a timer measures it (cpu_clock_event_start, task_clock_event_start of
+// kernel/events/core.c). The others ask perf_exclude_event (kernel/events/core.c).
+func isClock(a *unix.PerfEventAttr) bool {
+	return a.Type == unix.PERF_TYPE_SOFTWARE && (a.Config == unix.PERF_COUNT_SW_CPU_CLOCK || a.Config == unix.PERF_COUNT_SW_TASK_CLOCK)
+}
+
+// fold makes perf's spelling of generic names, the original's and that of its
+// successor, which named the original's events as their metrics, the same.
+func fold(name string) string {
+	switch folded := strings.ReplaceAll(strings.ToLower(name), "_", "-"); folded {
+	case "task-instructions", "task-cycles", "task-cache-references", "task-cache-misses":
+		return folded[len("task-"):]
+	case "task-stalled-mem-loads":
+		return "stalls-mem-load"
+	default:
+		return folded
+	}
+}
 
 // findGeneric returns the event that has the folded name, or nil.
 func findGeneric(list []generic, folded string) *generic {

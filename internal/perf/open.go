@@ -56,6 +56,10 @@ func (e *LimitError) Error() string {
 	return fmt.Sprintf("%d more files are needed, %d of at most %d are open and %d are kept for others: raise RLIMIT_NOFILE (LimitNOFILE= of the systemd unit), name fewer events, or use perf_backend: bpf", e.Need, e.Open, e.Limit, fileReserve)
 }
 
+// ErrLost is in errors of [Cgroup.Read] that will not pass: what the cgroup did
+// on a CPU was not counted, or is lost. Closed and added again, it is counted anew.
+var ErrLost = errors.New("its count is lost")
+
 // openEvent is perf_event_open(2): attr's Size and PERF_FLAG_FD_CLOEXEC are
 // added, everything else is the caller's. pid −1 and a cpu is whatever runs
 // there; group is the leader's descriptor, or −1 for an event that leads.
@@ -203,13 +207,17 @@ func (e *Event) indexOn(cpu int) int {
 // openGroup opens events as one group; bits are added to the leader's. fds has
 // room for one descriptor for each event and gets −1 for one that the CPU does
 // not count; the first that it does count leads. An error is about
-// events[failed], and then nothing is open.
+// events[failed], and then nothing is open; also a CPU that is not in Known.
 func openGroup(fds []int32, events []*Event, bits uint64, pid, cpu, flags int) (failed int, err error) {
 	leader := -1
 	for i, e := range events {
 		fds[i] = -1
 		encoding := e.indexOn(cpu)
 		if encoding < 0 {
+			if e.Known != nil && !slices.Contains(e.Known, cpu) {
+				_ = closeGroup(fds[:i])
+				return i, fmt.Errorf("CPU %d came online after it was found out how CPUs count %s: restart the agent", cpu, e.Name)
+			}
 			continue
 		}
 		attr := e.Encodings[encoding].Attr

@@ -44,6 +44,9 @@ type Event struct {
 	// case. The same event in perf's spelling ("cache-misses") and in the
 	// original's ("cache_misses") has the same Alias.
 	Alias string
+	// Original is its name in the original: the whole of NAME__rEEUU[CC][config1],
+	// of which Alias is only NAME; otherwise Alias.
+	Original string
 	// PMU is the device of /sys/bus/event_source/devices that counts it, or
 	// "software", "tracepoint", "hardware" and "cache" for the generic ones;
 	// "cpu_atom,cpu_core" if each of several counts it on its CPUs.
@@ -55,6 +58,10 @@ type Event struct {
 	// Encodings are what to tell the kernel, one for each kind of CPU that the
 	// host has; a CPU that is in none of them does not count the event.
 	Encodings []Encoding
+	// Known are the CPUs that were looked at for Encodings; nil = all. How
+	// another one, that came online later, counts the event is not known, so
+	// that it is an error to count there, and not nothing.
+	Known []int
 }
 
 // An Encoding is an event for the kernel, on some CPUs.
@@ -78,10 +85,25 @@ type Plan struct {
 	// that ratios between them are sound.
 	Groups [][]*Event
 	// Omitted are events that were asked for and that this host does not
-	// count, each with the reason, which wraps errors.ErrUnsupported, or
-	// fs.ErrPermission if this user may not look its number up.
+	// count, each with the reason, which wraps errors.ErrUnsupported;
+	// fs.ErrPermission if this user may not look its number up; EBUSY if
+	// somebody holds the PMU for himself; or says which file of this host does
+	// not tell how to encode it.
 	Omitted []Omission
+	// Starved are groups that fit, but that others leave too few counters for,
+	// as it was when the plan was made. The kernel schedules a group together
+	// or not at all: until the others let go, nothing of these is counted.
+	Starved []error
 }
+
+// A RequestError says that what is asked for can be counted on no host, or not
+// on this one in these groups: who asked has to ask for something else.
+type RequestError struct {
+	Err error // of all requests, joined; an [*UnknownError] for each unknown name
+}
+
+func (e *RequestError) Error() string { return e.Err.Error() }
+func (e *RequestError) Unwrap() error { return e.Err }
 
 // An Omission is an event that cannot be counted here.
 type Omission struct {
@@ -130,7 +152,9 @@ type Counter interface {
 type Cgroup interface {
 	// Read fills counts, one for each event of the plan, in its order. A
 	// count that could not be read from every CPU is an error, not a smaller
-	// sum. It goes on working after the cgroup was removed.
+	// sum: it wraps [ErrLost] if that is for good, and a [*LimitError] while
+	// there is no room for the files of a CPU that came. It goes on working after
+	// the cgroup was removed.
 	Read(counts []Count) error
 	// Close ends the counting.
 	Close() error

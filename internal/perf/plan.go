@@ -3,7 +3,6 @@ package perf
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
@@ -15,10 +14,11 @@ import (
 // twice by the same name is counted once.
 //
 // Events that this host does not count are not an error, they are in
-// [Plan.Omitted]: all of them, on a host without a PMU. Errors are, all of them
-// at once, an [*UnknownError] for each unknown name, different names of the
-// same event, and groups that do not fit; and [fs.ErrPermission] if this user
-// may not count.
+// [Plan.Omitted]: all of them, on a host without a PMU. A [*RequestError] is one
+// of whoever asked, with all of them at once: an [*UnknownError] for each unknown
+// name, events that are written wrong, different names of the same event, and
+// groups that do not fit. Other errors are the host's and may pass, as a
+// [*LimitError]; [fs.ErrPermission] if this user may not count.
 func (f FS) Plan(requests []Request) (*Plan, error) {
 	cpus, err := f.onlineCPUs()
 	if err != nil {
@@ -51,33 +51,62 @@ func (p *planner) make(requests []Request) (*Plan, error) {
 	for _, w := range wishes {
 		var counted []*Event
 		for _, e := range w.events {
-			err := p.try([]*Event{e}, 0).err
+			err := withoutPMU(e, p.try([]*Event{e}, 0).err)
+			why := omission(err)
 			switch {
 			case err == nil:
 				counted = append(counted, e)
-			case errors.Is(err, unix.EINVAL):
-				p.omit(e.Name, fmt.Errorf("%w%w", err, unsupported{}))
-			case errors.Is(err, errors.ErrUnsupported):
-				p.omit(e.Name, err)
+			case why != nil:
+				p.omit(e.Name, why)
 			default:
 				return nil, fmt.Errorf("%s: %w", e.Name, err) // it is not about this event
 			}
 		}
-		switch {
-		case len(counted) == 0:
-		case !w.group:
+		if !w.group {
 			single = append(single, counted...)
-		default:
-			if err := p.fits(counted); err != nil {
-				problems = append(problems, fmt.Errorf("%s: %w", w.text, err))
+			continue
+		}
+		if len(counted) == 0 {
+			continue
+		}
+		misfit, err := p.fits(counted)
+		switch {
+		case errors.Is(err, unix.EBUSY):
+			for _, e := range counted {
+				p.omit(e.Name, err)
 			}
+		case err != nil:
+			return nil, fmt.Errorf("%s: %w", w.text, err)
+		case misfit != nil:
+			problems = append(problems, fmt.Errorf("%s: %w", w.text, misfit))
+		default:
 			p.plan.Groups = append(p.plan.Groups, counted)
 		}
 	}
 	if problems != nil {
-		return nil, errors.Join(problems...)
+		return nil, &RequestError{errors.Join(problems...)}
 	}
-	return p.plan, p.pack(single)
+	if err := p.pack(single); err != nil {
+		return nil, err
+	}
+	for _, g := range p.plan.Groups {
+		if err := p.starved(g); err != nil {
+			p.plan.Starved = append(p.plan.Starved, err)
+		}
+	}
+	return p.plan, nil
+}
+
+// omission is the reason to do without an event that could not be opened alone,
+// nil if the error is not about this event.
+func omission(err error) error {
+	switch {
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%w%w", err, unsupported{})
+	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, unix.EBUSY):
+		return err
+	}
+	return nil
 }
 
 func (p *planner) omit(name string, err error) {
@@ -102,7 +131,7 @@ func (p *planner) resolveAll(requests []Request) ([]wish, error) {
 		e, err := p.resolve(name)
 		switch {
 		case err == nil:
-		case errors.Is(err, errors.ErrUnsupported), errors.Is(err, fs.ErrPermission):
+		case !isMistake(err):
 			p.omit(name, err) // a tracepoint whose number this user may not read is no reason to do without the others
 			return
 		default:
@@ -131,7 +160,10 @@ func (p *planner) resolveAll(requests []Request) ([]wish, error) {
 			}
 		}
 	}
-	return wishes, errors.Join(problems...)
+	if problems != nil {
+		return nil, &RequestError{errors.Join(problems...)}
+	}
+	return wishes, nil
 }
 
 // A result is that of trying a group.
@@ -188,19 +220,20 @@ func kinds(cpus []int, events []*Event) []int {
 	return list
 }
 
-// fits says why events, each of which can be opened alone, are no group.
-func (p *planner) fits(events []*Event) error {
+// fits says why events, each of which can be opened alone, are no group: misfit.
+// Whether others leave it counters is no matter. err is what kept it from telling.
+func (p *planner) fits(events []*Event) (misfit, err error) {
 	r := p.try(events, 0)
-	if r.err == nil {
-		return nil
-	}
 	if !errors.Is(r.err, unix.EINVAL) {
-		return r.err
+		return nil, r.err
 	}
 	e := events[r.opened]
 	for _, other := range events[:r.opened] {
-		if err := p.try([]*Event{other, e}, 0).err; err != nil {
-			return fmt.Errorf("%s and %s cannot be counted together, they are of different PMUs or need the same counter: put them into different groups", other.Name, e.Name)
+		switch err := p.try([]*Event{other, e}, 0).err; {
+		case errors.Is(err, unix.EINVAL):
+			return fmt.Errorf("%s and %s cannot be counted together, they are of different PMUs or need the same counter: put them into different groups", other.Name, e.Name), nil
+		case err != nil:
+			return nil, err
 		}
 	}
 	room := slices.Clone(events[:r.opened])
@@ -209,7 +242,24 @@ func (p *planner) fits(events []*Event) error {
 			room = append(room, e)
 		}
 	}
-	return fmt.Errorf("%d events, but this PMU counts %d at once (%s fit): split the group", len(events), len(room), names(room))
+	return fmt.Errorf("%d events, but this PMU counts %d at once (%s fit): split the group", len(events), len(room), names(room)), nil
+}
+
+// starved says that others leave a group too few counters. validate_group of
+// the PMU's driver, which decides what fits, looks at the group alone.
+func (p *planner) starved(events []*Event) error {
+	denied := func(events []*Event) bool {
+		r := p.try(events, unix.PerfBitPinned)
+		return r.err == nil && r.denied // whoever opens the group meets the error, if it does not pass
+	}
+	n := len(events)
+	for n > 0 && denied(events[:n]) {
+		n--
+	}
+	if n == len(events) {
+		return nil
+	}
+	return fmt.Errorf("{%s} fits, but is not counted while others hold counters, which are enough for %d of %d events now: find who does (kernel.nmi_watchdog=0 frees one; perf; another agent), or ask for smaller groups", names(events), n, len(events))
 }
 
 func names(events []*Event) string {
@@ -275,13 +325,13 @@ func (p *planner) place(groups [][]*Event, bundle []*Event) ([][]*Event, error) 
 		case r.err == nil && !r.denied:
 			groups[i] = bigger
 			return groups, nil
-		case r.err != nil && !errors.Is(r.err, unix.EINVAL):
+		case r.err != nil && !doesNotFit(r.err):
 			return nil, fmt.Errorf("%s: %w", bundle[0].Name, r.err)
 		}
 	}
 	if len(bundle) > 1 {
 		r := p.try(bundle, unix.PerfBitPinned)
-		if r.err != nil && !errors.Is(r.err, unix.EINVAL) {
+		if r.err != nil && !doesNotFit(r.err) {
 			return nil, fmt.Errorf("%s: %w", bundle[0].Name, r.err)
 		}
 		if r.err != nil || r.denied {
@@ -295,6 +345,12 @@ func (p *planner) place(groups [][]*Event, bundle []*Event) ([][]*Event, error) 
 		}
 	}
 	return append(groups, bundle), nil
+}
+
+// doesNotFit says whether an error is one of a group, not of its events, which
+// can be opened alone.
+func doesNotFit(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBUSY)
 }
 
 // isSoftware says whether an event is of a PMU without counters, those of

@@ -103,8 +103,8 @@ func TestPlanRefuses(t *testing.T) {
 	_, err := planWith(t, append(softwareOfHost(), same), one("page-faults"), one("faults"), one("typo"), one("oops"),
 		group("task-clock", "minor-faults"), group("task-clock", "cpu-migrations"))
 	var unknown *UnknownError
-	if !errors.As(err, &unknown) {
-		t.Errorf("%v is no UnknownError", err)
+	if !errors.As(err, &unknown) || !errors.As(err, new(*RequestError)) {
+		t.Errorf("%v is no RequestError with an UnknownError", err)
 	}
 	for _, want := range []string{
 		"faults: it would be called page_faults, as page-faults is",
@@ -149,6 +149,9 @@ func TestPlanHardware(t *testing.T) {
 	}
 	before := filesOpen(t)
 	_, err = planWith(t, events, group(all...))
+	if !errors.As(err, new(*RequestError)) {
+		t.Errorf("a group of 40: %v is no RequestError", err)
+	}
 	if err == nil || !strings.Contains(err.Error(), "40 events, but this PMU counts ") || !strings.Contains(err.Error(), "split the group") {
 		t.Fatalf("a group of 40: %v", err)
 	}
@@ -200,6 +203,72 @@ func TestPlanWithoutPMU(t *testing.T) {
 	for _, o := range p.Omitted {
 		if !errors.Is(o.Err, errors.ErrUnsupported) || !strings.Contains(o.Err.Error(), "no PMU of this host counts it") {
 			t.Errorf("%s: %v", o.Name, o.Err)
+		}
+	}
+}
+
+// TestPlanBrokenHost: what the host does wrong costs the events that it is
+// about, and is no error of whoever asked; what they did wrong is.
+func TestPlanBrokenHost(t *testing.T) {
+	hosttest.Need(t, "root")
+	f := newHost(t, "skylake-sp")
+	writeFile(t, f.path(devices+"/cpu/type"), "four\n")
+	writeFile(t, f.path(devices+"/other/format/event"), "config:\n")
+	p, err := f.Plan([]Request{one("page-faults"), one("cycles"), group("other/event=1/", "task-clock")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := layout(p); got != "{task-clock} {page-faults}" || len(p.Omitted) != 2 || p.Starved != nil {
+		t.Errorf("%s, omitted %v, starved %v", got, p.Omitted, p.Starved)
+	}
+	for _, o := range p.Omitted {
+		if !isFileError(o.Err) || !strings.Contains(o.Err.Error(), "sys/bus/event_source/devices/") {
+			t.Errorf("%s: %v", o.Name, o.Err)
+		}
+	}
+	for name, want := range map[string]string{
+		"msr/evnt=1/": "no event or term", "cpu-clock:u": "leave", "cs,cs": "is not a name", "task_clock": "as task-clock is",
+	} {
+		if _, err := f.Plan([]Request{one("task-clock"), one(name)}); !errors.As(err, new(*RequestError)) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
+
+// TestPlanLimit: that nothing more can be opened is no error of whoever asked.
+func TestPlanLimit(t *testing.T) {
+	hosttest.Need(t, "root")
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	low := limit
+	low.Cur = 3 // what is open stays so
+	e := softwareEvent("page-faults", unix.PERF_COUNT_SW_PAGE_FAULTS)
+	p := planner{plan: &Plan{}, cpus: []int{0}, resolve: func(string) (*Event, error) {
+		return e, unix.Setrlimit(unix.RLIMIT_NOFILE, &low)
+	}}
+	_, err := p.make([]Request{one(e.Name)})
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.As(err, new(*LimitError)) || errors.As(err, new(*RequestError)) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestOmission(t *testing.T) {
+	for errno, omitted := range map[unix.Errno]bool{
+		unix.ENOENT: true, unix.ENODEV: true, unix.EOPNOTSUPP: true, unix.EINVAL: true, unix.EBUSY: true,
+		unix.EMFILE: false, unix.ENFILE: false, unix.ENOMEM: false, unix.EACCES: false, unix.EPERM: false,
+	} {
+		err := explain(errno, false)
+		why := omission(err)
+		if (why != nil) != omitted || omitted && !errors.Is(why, errno) {
+			t.Errorf("%v: %v", err, why)
+		}
+		if unsupported := errors.Is(why, errors.ErrUnsupported); unsupported != (omitted && errno != unix.EBUSY) {
+			t.Errorf("%v: unsupported %v", err, unsupported)
 		}
 	}
 }

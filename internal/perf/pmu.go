@@ -1,6 +1,7 @@
 package perf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,11 +27,34 @@ type pmu struct {
 	// system: it counts for a socket or the whole host, as its file cpumask
 	// tells, and so knows no threads or cgroups.
 	system bool
+	err    error // its files don't tell what it is; kind and cpus are not known
+}
+
+// A fileError says that a file of this host is not as the kernel's are: who
+// asks for an event did nothing wrong.
+type fileError struct {
+	file string
+	err  error
+}
+
+func (e *fileError) Error() string { return e.file + ": " + e.err.Error() }
+func (e *fileError) Unwrap() error { return e.err }
+
+// isFileError also knows files that cannot be read.
+func isFileError(err error) bool {
+	_, content := errors.AsType[*fileError](err)
+	_, access := errors.AsType[*fs.PathError](err)
+	return content || access
+}
+
+func (f FS) notNumber(name, text string) error {
+	return &fileError{f.path(name), fmt.Errorf("%q is not a number", text)}
 }
 
 const devices = "sys/bus/event_source/devices"
 
-// pmus reads which PMUs the host has, sorted by name; none without sysfs.
+// pmus reads which PMUs the host has, sorted by name; none without sysfs. What
+// is wrong with one is its err: the others are not to suffer for it.
 func (f FS) pmus() ([]pmu, error) {
 	entries, err := os.ReadDir(f.path(devices))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -45,39 +69,45 @@ func (f FS) pmus() ([]pmu, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}
-		if err != nil {
-			return nil, err
-		}
 		list = append(list, p)
 	}
 	return list, nil
 }
 
+// pmu reads one; after an error what it returns says at least whether it is a
+// core PMU.
 func (f FS) pmu(name string) (pmu, error) {
 	p := pmu{name: name, core: name == "cpu"}
 	dir := devices + "/" + name
 	text, err := f.line(dir + "/type")
-	if err != nil {
-		return pmu{}, err
+	if err == nil {
+		kind, parseErr := strconv.ParseUint(text, 10, 32)
+		if parseErr != nil {
+			err = f.notNumber(dir+"/type", text)
+		}
+		p.kind = uint32(kind)
 	}
-	kind, err := strconv.ParseUint(text, 10, 32)
-	if err != nil {
-		return pmu{}, fmt.Errorf("%s: %q is not a number", f.path(dir+"/type"), text)
-	}
-	p.kind = uint32(kind)
-	switch p.cpus, err = f.cpuList(dir + "/cpus"); {
+	p.err = err
+	switch text, err = f.line(dir + "/cpus"); {
 	case err == nil:
 		p.core = true
+		p.cpus, err = parseCPUs(text)
+		if err != nil {
+			p.err = cmp.Or[error](p.err, &fileError{f.path(dir + "/cpus"), err})
+		}
+		if p.cpus == nil {
+			p.cpus = []int{} // all of its kind are offline; nil would be all CPUs
+		}
 	case !errors.Is(err, fs.ErrNotExist):
-		return pmu{}, err
+		p.core, p.err = true, cmp.Or(p.err, err) // the others must not be taken for all that there are
 	}
 	switch _, err = os.Stat(f.path(dir + "/cpumask")); {
 	case err == nil:
 		p.system = !p.core
 	case !errors.Is(err, fs.ErrNotExist):
-		return pmu{}, err
+		p.err = cmp.Or(p.err, err)
 	}
-	return p, nil
+	return p, p.err
 }
 
 // line reads a file of one line.
@@ -88,6 +118,7 @@ func (f FS) line(name string) (string, error) {
 
 // A sysfsEvent is what the files of an event in a PMU's events/ say.
 type sysfsEvent struct {
+	file  string // its path; "" if it is from a table of ours
 	terms []term
 	unit  string
 	scale float64
@@ -104,14 +135,14 @@ func (f FS) event(p *pmu, name string) (sysfsEvent, error) {
 	if err != nil {
 		return sysfsEvent{}, err
 	}
-	e := sysfsEvent{scale: 1}
+	e := sysfsEvent{file: f.path(file), scale: 1}
 	if e.terms, err = parseSysfsEvent(text); err != nil {
-		return sysfsEvent{}, fmt.Errorf("%s: %w", f.path(file), err)
+		return sysfsEvent{}, &fileError{f.path(file), err}
 	}
 	switch text, err = f.line(file + ".scale"); {
 	case err == nil:
 		if e.scale, err = strconv.ParseFloat(text, 64); err != nil {
-			return sysfsEvent{}, fmt.Errorf("%s: %q is not a number", f.path(file+".scale"), text)
+			return sysfsEvent{}, f.notNumber(file+".scale", text)
 		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return sysfsEvent{}, err
@@ -256,7 +287,7 @@ func (h *host) put(p *pmu, attr *unix.PerfEventAttr, t term) (known bool, err er
 	if err == nil {
 		f, err := parseFormat(text)
 		if err != nil {
-			return false, fmt.Errorf("%s: %w", h.fs.path(file), err)
+			return false, &fileError{h.fs.path(file), err}
 		}
 		if err := f.put(attr, t.value); err != nil {
 			return false, fmt.Errorf("%s: %w", t.name, err)
@@ -277,8 +308,10 @@ func (h *host) put(p *pmu, attr *unix.PerfEventAttr, t term) (known bool, err er
 // putEvent adds the terms of an event of sysfs; the values that it leaves open
 // are among the given terms.
 func (h *host) putEvent(p *pmu, attr *unix.PerfEventAttr, e *sysfsEvent, given []term) error {
+	file := cmp.Or(e.file, p.name)
 	for _, t := range e.terms {
-		if t.param {
+		fromUser := t.param
+		if fromUser {
 			i := slices.IndexFunc(given, func(g term) bool { return g.name == t.name && !g.flag })
 			if i < 0 {
 				return fmt.Errorf("%s=N must be given, the event leaves it open", t.name)
@@ -286,11 +319,13 @@ func (h *host) putEvent(p *pmu, attr *unix.PerfEventAttr, e *sysfsEvent, given [
 			t = given[i]
 		}
 		known, err := h.put(p, attr, t)
-		if err != nil {
-			return fmt.Errorf("the event in sysfs: %w", err)
-		}
-		if !known {
-			return fmt.Errorf("the event in sysfs has the term %s, which is not in format/ of %s", t.name, p.name)
+		switch {
+		case err != nil && fromUser:
+			return err
+		case err != nil:
+			return &fileError{file, err}
+		case !known:
+			return &fileError{file, fmt.Errorf("the event in sysfs has the term %s, which is not in format/ of %s", t.name, p.name)}
 		}
 	}
 	return nil

@@ -438,7 +438,12 @@ func (p *prober) room(e *Encoding) (Room, error) {
 		if err := fill(r.Free); err != nil {
 			return r, err
 		}
+		// The smaller groups, out of which this one grew, may have run.
 		t := group[0]
+		if t.read(); t.Err != nil {
+			return r, t.Err
+		}
+		before := t.Running
 		for range 4 {
 			if err := p.load(&set); err != nil {
 				return r, err
@@ -446,7 +451,7 @@ func (p *prober) room(e *Encoding) (Room, error) {
 			if t.read(); t.Err != nil {
 				return r, t.Err
 			}
-			if t.Running > 0 {
+			if t.Running > before {
 				return r, nil
 			}
 		}

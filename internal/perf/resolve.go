@@ -11,19 +11,30 @@ import (
 )
 
 // Resolve encodes an event for this host, without asking the kernel to count
-// it. The error is an [*UnknownError] if there is no such event, and wraps
-// [errors.ErrUnsupported] if this host does not have it.
+// it. The error is a [*RequestError] of an event that is written wrong, with an
+// [*UnknownError] if there is no such event; it wraps [errors.ErrUnsupported] if
+// this host does not have it; others are of this host's files.
 func (f FS) Resolve(text string) (*Event, error) {
 	text = strings.TrimSpace(text)
 	s, err := parseSpec(text)
 	if err != nil {
-		return nil, fmt.Errorf("event %q: %w", text, err)
+		return nil, &RequestError{fmt.Errorf("event %q: %w", text, err)}
 	}
 	h, err := f.host()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", text, err)
 	}
-	return h.resolve(text, &s)
+	e, err := h.resolve(text, &s)
+	if isMistake(err) {
+		err = &RequestError{err}
+	}
+	return e, err
+}
+
+// isMistake says whether whoever asked is to ask for something else: an error
+// of resolve that is not the host's.
+func isMistake(err error) bool {
+	return err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) && !isFileError(err)
 }
 
 // A host is what events are resolved against.
@@ -31,6 +42,7 @@ type host struct {
 	fs    FS
 	pmus  []pmu
 	cores []*pmu // those of pmus that are core PMUs
+	known []int  // as of Event
 }
 
 func (f FS) host() (*host, error) {
@@ -44,6 +56,17 @@ func (f FS) host() (*host, error) {
 			h.cores = append(h.cores, &pmus[i])
 		}
 	}
+	if len(h.cores) > 1 {
+		// On x86 a PMU's cpus are those online, on Arm all of its kind.
+		if h.known, err = f.onlineCPUs(); err != nil {
+			return nil, err
+		}
+		for _, p := range h.cores {
+			h.known = append(h.known, p.cpus...)
+		}
+		slices.Sort(h.known)
+		h.known = slices.Compact(h.known)
+	}
 	return h, nil
 }
 
@@ -56,7 +79,7 @@ func (h *host) resolve(text string, s *spec) (*Event, error) {
 	case s.pmu != "":
 		err = h.resolvePMU(e, s)
 	case s.raw:
-		h.resolveRaw(e, s)
+		err = h.resolveRaw(e, s)
 	default:
 		err = h.resolveName(e, s.name)
 	}
@@ -72,8 +95,24 @@ func (h *host) resolve(text string, s *spec) (*Event, error) {
 	} else {
 		e.Alias = strings.ToLower(sanitise(e.Alias)) + s.modifiers.suffix()
 	}
+	e.Original = e.Alias
+	if s.raw && s.alias != "" {
+		e.Original = sanitise(s.name) // the original took it whole
+	}
+	e.Encodings = slices.DeleteFunc(e.Encodings, func(enc Encoding) bool { return enc.CPUs != nil && len(enc.CPUs) == 0 })
+	if len(e.Encodings) == 0 {
+		return nil, fmt.Errorf("%s: no CPU of %s is online: %w", text, e.PMU, errors.ErrUnsupported)
+	}
+	exclude := s.modifiers.exclude()
 	for i := range e.Encodings {
-		e.Encodings[i].Attr.Bits |= s.modifiers.exclude()
+		enc := &e.Encodings[i]
+		if exclude != 0 && isClock(&enc.Attr) {
+			return nil, fmt.Errorf("%s: the kernel counts the clocks in all modes, whatever the modifiers are: leave %q out", text, s.modifiers)
+		}
+		enc.Attr.Bits |= exclude
+		if enc.CPUs != nil {
+			e.Known = h.known
+		}
 	}
 	return e, nil
 }
@@ -90,11 +129,12 @@ func (h *host) resolveTracepoint(e *Event, s *spec) error {
 
 // resolveRaw encodes a code that the user gives, for all CPUs: a host with
 // several core PMUs gets one encoding for each, otherwise it has the type RAW.
-func (h *host) resolveRaw(e *Event, s *spec) {
+func (h *host) resolveRaw(e *Event, s *spec) (err error) {
 	e.Alias = fmt.Sprintf("r%x", s.config)
 	e.PMU = h.coreNames()
 	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_RAW, Config: s.config, Ext1: s.config1}
-	e.Encodings = h.onCores(attr, func(attr *unix.PerfEventAttr, p *pmu) { attr.Type = p.kind })
+	e.Encodings, err = h.onCores(attr, func(attr *unix.PerfEventAttr, p *pmu) { attr.Type = p.kind })
+	return err
 }
 
 // coreNames is the PMU of an event that all core PMUs count.
@@ -111,16 +151,21 @@ func (h *host) coreNames() string {
 
 // onCores returns the encodings of an event that all CPUs count, adapted to
 // each PMU if there are several.
-func (h *host) onCores(attr unix.PerfEventAttr, adapt func(*unix.PerfEventAttr, *pmu)) []Encoding {
+func (h *host) onCores(attr unix.PerfEventAttr, adapt func(*unix.PerfEventAttr, *pmu)) ([]Encoding, error) {
+	for _, p := range h.cores {
+		if p.err != nil {
+			return nil, p.err
+		}
+	}
 	if len(h.cores) < 2 {
-		return []Encoding{{Attr: attr}}
+		return []Encoding{{Attr: attr}}, nil
 	}
 	list := make([]Encoding, len(h.cores))
 	for i, p := range h.cores {
 		list[i] = Encoding{CPUs: p.cpus, Attr: attr}
 		adapt(&list[i].Attr, p)
 	}
-	return list
+	return list, nil
 }
 
 // cpusOf returns the CPUs of an encoding for one PMU.
@@ -154,8 +199,8 @@ func (h *host) resolveName(e *Event, name string) error {
 	}
 	if ok {
 		e.PMU, e.Alias = g.kind, g.alias
-		e.Encodings = h.onCores(g.attr, extend)
-		return nil
+		e.Encodings, err = h.onCores(g.attr, extend)
+		return err
 	}
 	if g := findGeneric(softwareEvents, folded); g != nil {
 		e.PMU, e.Alias = "software", fold(g.name)
@@ -211,6 +256,8 @@ func (h *host) resolveSysfs(e *Event, name string) error {
 		case !p.core:
 			others = append(others, p)
 			continue
+		case p.err != nil:
+			return p.err
 		}
 		attr, event, _, err := h.encode(p, []term{{name: name, value: 1, flag: true}})
 		if err != nil {
@@ -224,9 +271,12 @@ func (h *host) resolveSysfs(e *Event, name string) error {
 		e.Encodings = append(e.Encodings, Encoding{CPUs: h.cpusOf(p), Attr: attr})
 	}
 	countable := slices.DeleteFunc(slices.Clone(others), func(p *pmu) bool { return p.system })
+	broken := slices.IndexFunc(others, func(p *pmu) bool { return p.err != nil })
 	switch {
 	case len(e.Encodings) > 0:
 		return nil
+	case broken >= 0:
+		return others[broken].err
 	case len(countable) == 1:
 		return h.resolveTerms(e, countable[0], []term{{name: name, value: 1, flag: true}})
 	case len(countable) > 1:
@@ -256,6 +306,8 @@ func systemWide(p *pmu) error {
 func (h *host) resolvePMU(e *Event, s *spec) error {
 	i := slices.IndexFunc(h.pmus, func(p pmu) bool { return p.name == s.pmu })
 	switch {
+	case i >= 0 && h.pmus[i].err != nil:
+		return h.pmus[i].err
 	case i >= 0 && h.pmus[i].system:
 		return systemWide(&h.pmus[i])
 	case i >= 0 && len(s.terms) > 0:
@@ -266,8 +318,7 @@ func (h *host) resolvePMU(e *Event, s *spec) error {
 	// perf's "cycles/name=x/".
 	if named, err := parseSpec(s.pmu); err == nil && len(s.terms) == 0 && (named.raw || isGeneric(named.name)) {
 		if named.raw {
-			h.resolveRaw(e, &named)
-			return nil
+			return h.resolveRaw(e, &named)
 		}
 		return h.resolveName(e, named.name)
 	}

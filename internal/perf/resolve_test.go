@@ -265,7 +265,7 @@ func TestResolveUnit(t *testing.T) {
 	}{
 		{"cycles", "", 1},
 		{"task-clock", "ns", 1},
-		{"cpu_clock:u", "ns", 1},
+		{"cpu_clock:ukh", "ns", 1},
 		{"topdown-fetch-bubbles", "", 2},
 		{"cpu/topdown-fetch-bubbles/", "", 2},
 		{"cpu/event=1/", "", 1},
@@ -279,7 +279,7 @@ func TestResolveUnit(t *testing.T) {
 }
 
 func TestResolveErrors(t *testing.T) {
-	const unsupported, unknown, other = "unsupported", "unknown", "other"
+	const unsupported, unknown, files, other = "unsupported", "unknown", "files", "other"
 	made := newHosts(t)
 	for _, test := range []struct{ host, name, kind, want string }{
 		{"skylake-sp", "cache-missses", unknown, `did you mean "cache-misses"`},
@@ -297,7 +297,7 @@ func TestResolveErrors(t *testing.T) {
 		{"skylake-sp", "cpu/mem-some/", other, "ldlat=N must be given"},
 		{"skylake-sp", "mem-some", other, "ldlat=N must be given"},
 		{"skylake-sp", "cpu/mem-loads,cache-misses/", other, "mem-loads and cache-misses are two events"},
-		{"skylake-sp", "broken", other, "the event in sysfs has the term nothing"},
+		{"skylake-sp", "broken", files, "the event in sysfs has the term nothing"},
 		{"skylake-sp", "cpu/name=x/", other, "event terms are missing"},
 		{"skylake-sp", "cpu/topdown-fetch-bubbles.scale/", unknown, "no event or term"},
 		{"skylake-sp", "twice", other, "msr and other have it"},
@@ -307,6 +307,11 @@ func TestResolveErrors(t *testing.T) {
 		{"skylake-sp", "cas_count_read", unsupported, "uncore_imc_0 counts for a whole socket"},
 		{"skylake-sp", "dummy", unsupported, "counts nothing"},
 		{"skylake-sp", "sched:sched_switch", unsupported, "tracefs is not mounted"},
+		{"skylake-sp", "task-clock:u", other, `task-clock:u: the kernel counts the clocks in all modes, whatever the modifiers are: leave "u" out`},
+		{"skylake-sp", "cpu_clock:k", other, `leave "k" out`},
+		{"skylake-sp", "cpu-clock:G", other, `leave "G" out`},
+		{"skylake-sp", "task-clock/name=x/u", other, `leave "u" out`},
+		{"skylake-sp", "software/config=1/h", other, `leave "h" out`},
 		{"skylake-sp", "cycles:z", other, "there are u k h G H"},
 		{"skylake-sp", "x__rA3140", other, "5 digits after __r"},
 		{"alder-lake", "cpu/event=1/", unsupported, "PMU cpu_atom,cpu_core, not cpu"},
@@ -316,6 +321,9 @@ func TestResolveErrors(t *testing.T) {
 		{"old", "stalls_mem_load", unsupported, "not known of CPU vendor GenuineIntel family 0x6 model 0x2c; if its manual has one, give its code, as stalls_mem_load__rEEUUCC"},
 	} {
 		_, err := made[test.host].Resolve(test.name)
+		if mistake := errors.As(err, new(*RequestError)); mistake == (test.kind == unsupported || test.kind == files) {
+			t.Errorf("%s on %s: %v is a RequestError: %v", test.name, test.host, err, mistake)
+		}
 		kind := other
 		var u *UnknownError
 		switch {
@@ -323,6 +331,8 @@ func TestResolveErrors(t *testing.T) {
 			kind = unknown
 		case errors.Is(err, errors.ErrUnsupported):
 			kind = unsupported
+		case isFileError(err):
+			kind = files
 		}
 		if err == nil || kind != test.kind || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s on %s: %s error %v, want %s %q", test.name, test.host, kind, err, test.kind, test.want)
@@ -351,6 +361,111 @@ func TestResolveBrokenSysfs(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), test.want) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", test.file, err)
 		}
+	}
+}
+
+// A device that cannot be made out is no reason to do without events of others,
+// except those that all core PMUs count, if it is one.
+func TestResolveBrokenPMU(t *testing.T) {
+	const (
+		core = "cycles LLC-loads r1a3 mem-loads cpu/event=1/ stalls_mem_load"
+		all  = "page-faults msr/tsc/ " + core + " other/event=1/ twice"
+	)
+	for _, test := range []struct{ file, text, fail string }{
+		{"other/type", "nine", "other/event=1/ twice"},
+		{"other/cpus", "nine", "cycles LLC-loads r1a3 stalls_mem_load other/event=1/ twice"}, // it may be one of several
+		{"cpu/type", "", core},
+	} {
+		f := newHost(t, "skylake-sp")
+		if test.file == "other/type" {
+			writeFile(t, filepath.Join(f.Root, devices, "acpi/type"), "nine\n")
+			writeFile(t, filepath.Join(f.Root, devices, "acpi/events/mem-loads"), "event=1\n") // the core's is meant
+		}
+		if err := os.Remove(filepath.Join(f.Root, devices, "msr/events/twice")); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(f.Root, devices, test.file), test.text+"\n")
+		var failed []string
+		for name := range strings.FieldsSeq(all) {
+			_, err := f.Resolve(name)
+			if err == nil {
+				continue
+			}
+			if failed = append(failed, name); !isFileError(err) || errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), test.file) {
+				t.Errorf("%s: %s: %v", test.file, name, err)
+			}
+		}
+		if got := strings.Join(failed, " "); got != test.fail {
+			t.Errorf("%s: %s fail, want %s", test.file, got, test.fail)
+		}
+	}
+}
+
+// The kinds of CPUs that are all offline have an empty list, which is not that
+// of all CPUs.
+func TestResolveOfflineKind(t *testing.T) {
+	f := newHost(t, "alder-lake")
+	writeFile(t, filepath.Join(f.Root, devices, "cpu_atom/cpus"), "\n")
+	core := []int{0, 1, 2, 3}
+	online, err := f.onlineCPUs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := slices.Compact(slices.Sorted(slices.Values(slices.Concat(core, online))))
+	for name, want := range map[string]unix.PerfEventAttr{
+		"cycles": attr(unix.PERF_TYPE_HARDWARE, 4<<32), "LLC-loads": attr(unix.PERF_TYPE_HW_CACHE, 4<<32|2), "r1a3": attr(4, 0x1a3),
+		"mem-stores": attr(4, 0x2cd), "stalls_mem_load": attr(4, 0x50021a6), "cpu_core/cycles/": attr(unix.PERF_TYPE_HARDWARE, 4<<32),
+	} {
+		e, err := f.Resolve(name)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if diff := cmp.Diff([]Encoding{{core, want}}, e.Encodings); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		if !slices.Equal(e.Known, known) {
+			t.Errorf("%s: known %v, want %v", name, e.Known, known)
+		}
+	}
+	for _, name := range []string{"cpu_atom/event=0x34/", "cpu_atom/cycles/"} {
+		if _, err := f.Resolve(name); !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "no CPU of cpu_atom is online") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if e, err := f.Resolve("page-faults"); err != nil || e.Known != nil || e.Encodings[0].CPUs != nil {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// A CPU of which nothing is known is not one that does not count the event.
+func TestOpenGroupUnknownCPU(t *testing.T) {
+	first := softwareEvent("task-clock", unix.PERF_COUNT_SW_TASK_CLOCK)
+	first.Encodings[0].Attr.Bits = unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv
+	elsewhere := softwareEvent("elsewhere", unix.PERF_COUNT_SW_TASK_CLOCK)
+	elsewhere.Encodings[0].CPUs = []int{1023}
+	files := openEvents(t)
+	events, fds := []*Event{first, elsewhere}, make([]int32, 2)
+	for _, test := range []struct {
+		known  []int
+		failed int
+	}{{nil, -1}, {[]int{0, 1023}, -1}, {[]int{1, 1023}, 1}} {
+		elsewhere.Known = test.known
+		failed, err := openGroup(fds, events, 0, 0, 0, 0) // this thread, on CPU 0
+		if failed != test.failed || (err != nil) != (failed >= 0) || err != nil && !strings.Contains(err.Error(), "CPU 0 came online after it was found out how CPUs count elsewhere") {
+			t.Errorf("known %v: failed %d, %v", test.known, failed, err)
+		}
+		if err == nil {
+			if fds[0] < 0 || fds[1] >= 0 {
+				t.Errorf("known %v: %v", test.known, fds)
+			}
+			if err := closeGroup(fds); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if n := openEvents(t); n != files {
+		t.Errorf("%d events open before, %d after", files, n)
 	}
 }
 

@@ -113,10 +113,13 @@ func (h *host) resolveStalls(e *Event) (help string, err error) {
 		if s.pmu == "" || len(h.cores) < 2 {
 			// Of a model with two kinds of cores, a virtual machine that has one
 			// PMU shows the first, big one.
-			e.Encodings = h.onCores(attr, func(attr *unix.PerfEventAttr, p *pmu) { attr.Type = p.kind })
-			return help, nil
+			e.Encodings, err = h.onCores(attr, func(attr *unix.PerfEventAttr, p *pmu) { attr.Type = p.kind })
+			return help, err
 		}
 		for _, p := range h.cores {
+			if p.err != nil {
+				return "", p.err
+			}
 			if p.name == s.pmu {
 				attr.Type = p.kind
 				e.Encodings = append(e.Encodings, Encoding{CPUs: p.cpus, Attr: attr})
@@ -153,7 +156,7 @@ func (f FS) cpuModel() (cpuModel, error) {
 	}
 	c, err := parseCPUModel(data)
 	if err != nil {
-		return cpuModel{}, fmt.Errorf("%s: %w", f.path("proc/cpuinfo"), err)
+		return cpuModel{}, &fileError{f.path("proc/cpuinfo"), err}
 	}
 	return c, nil
 }

@@ -57,7 +57,7 @@ func (f FS) tracepointID(dir, subsystem, name string) (uint64, error) {
 	}
 	id, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %q is not a number", f.path(file), text)
+		return 0, f.notNumber(file, text)
 	}
 	return id, nil
 }

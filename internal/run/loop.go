@@ -110,6 +110,7 @@ const grace = 5 * time.Second
 // of the grid, which are counted, and never overlaps or shifts the next.
 func (l *Loop) Run(ctx context.Context, r Runner) {
 	l.adopt(r)
+	l.tasks.OpenBeside()
 	defer l.close()
 	grid := grid{next: time.Now(), interval: r.Interval}
 	timer := time.NewTimer(0)
