@@ -329,7 +329,6 @@ func TestMovedWhileRunning(t *testing.T) {
 			await(own[0], 2e8)
 			cgroups[1].Add(p.Pid)
 			await(own[1], 3e7)
-			refresh(t, c)
 			p.Kill()
 			refresh(t, c)
 			lost = stolen(t) - lost
@@ -403,12 +402,14 @@ func TestAddAgain(t *testing.T) {
 		cg := hosttest.NewCgroup(t, nil, "again")
 		for range 3 {
 			g := add(t, c, cg)
+			before, lost := cpuTime(t, cg), stolen(t)
 			p := cg.Start("spin 30ms")
 			p.Done()
 			p.Kill() // so that nothing of it is left for the next round
 			refresh(t, c)
-			if n := read(t, g)[taskClock].Value; n < 3e7 || n > 3e8 {
-				t.Errorf("task-clock %d, want that of one load", n)
+			used := cpuTime(t, cg) - before + stolen(t) - lost
+			if n := read(t, g)[taskClock].Value; n < 3e7 || n > used+used/100+25e6 {
+				t.Errorf("task-clock %d, want that of one load, which used %d", n, used)
 			}
 			if err := g.Close(); err != nil {
 				t.Fatal(err)
@@ -603,16 +604,19 @@ func TestBackendsAgree(t *testing.T) {
 		}
 		for i, cg := range cgroups {
 			for e, n := range got[i] {
-				// Each begins to count at another time of a switch.
+				// Each begins to count at another time of a switch. Where a host
+				// with much to do does not run the program at one (see openBPF),
+				// whose the time was is an estimate.
+				const allowTime = 25e6
 				allow := uint64(20)
 				if e == taskClock {
-					allow = 1e6
+					allow = allowTime
 				}
 				l, h := low[i][e], high[i][e]
 				if !inside(n.Value, l.Value, h.Value, allow) {
 					t.Errorf("%s, %s, event %d: BPF counts %d, descriptors %d to %d", when, cg.Path, e, n.Value, l.Value, h.Value)
 				}
-				if !inside(n.Enabled, l.Enabled, h.Enabled, 1e6) || !inside(n.Running, l.Running, h.Running, 1e6) {
+				if !inside(n.Enabled, l.Enabled, h.Enabled, allowTime) || !inside(n.Running, l.Running, h.Running, allowTime) {
 					t.Errorf("%s, %s, event %d: times by BPF %+v, by descriptors %+v to %+v", when, cg.Path, e, n, l, h)
 				}
 			}

@@ -109,10 +109,6 @@ func TestCPUWithoutRoom(t *testing.T) {
 	if want := files + sentinels + cgroups*softwareCount; c.Files() != want {
 		t.Errorf("Files %d, want %d", c.Files(), want)
 	}
-	// Nothing is to be opened: being at the limit is no error.
-	lower(filesOpen(t))
-	plug("0")
-	refresh(t, c)
 }
 
 // TestLostCount: what could not be read when a CPU went is told, and that no
@@ -129,6 +125,7 @@ func TestLostCount(t *testing.T) {
 		other.Start("spin 30ms").Done()
 		refresh(t, c)
 		read(t, g)
+		before := read(t, intact)
 		switch g := g.(type) {
 		case *descriptorCgroup: // a sibling that reads as nothing
 			null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -148,8 +145,8 @@ func TestLostCount(t *testing.T) {
 			if err := g.Read(make([]Count, softwareCount)); !errors.Is(err, ErrLost) {
 				t.Errorf("CPUs %s: %v, want that a count is lost", online, err)
 			}
-			if n := read(t, intact)[taskClock].Value; n < 3e7 {
-				t.Errorf("CPUs %s: task-clock %d of another cgroup", online, n)
+			if n := read(t, intact); n[taskClock].Value == 0 || n[taskClock].Value < before[taskClock].Value {
+				t.Errorf("CPUs %s: %+v of another cgroup, before %+v", online, n, before)
 			}
 		}
 		if err := g.Close(); err != nil {
@@ -159,8 +156,8 @@ func TestLostCount(t *testing.T) {
 		g = add(t, c, cg)
 		cg.Start("spin 30ms").Done()
 		refresh(t, c)
-		if n := read(t, g)[taskClock].Value; n < 3e7 {
-			t.Errorf("task-clock %d when it was added again", n)
+		if n := read(t, g); n[taskClock].Value == 0 {
+			t.Errorf("%+v when it was added again", n)
 		}
 	})
 }

@@ -249,25 +249,25 @@ static __always_inline struct leaf *known(__u64 gone, __u32 this)
 }
 
 // share returns which part of what this CPU gained is the running task's, whose
-// cgroup is not the one that ran at first: it was moved meanwhile, which may be so
-// recent that it is not in moves yet, or it came by a switch that the program was
-// not run at. A kernel of 6.18 does that now and then, always to the same threads,
-// and not for the tracepoint's other users either.
+// cgroup is not the one that ran at first. If it was moved meanwhile, that is what
+// came after; a move that is not in moves yet has only just happened. Otherwise it
+// came by a switch that the program was not run at, and it is what came after
+// that. A kernel of 6.18 does so now and then, always for the same threads, and
+// not for the tracepoint's other users either. (Moving a task begins its time on
+// the CPU anew, and so does exiting, by sched_move_task.)
 static __always_inline __u64 share(struct cpu *cpu)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u64 key = (__u64)css_of(task)->cgroup, *at = bpf_map_lookup_elem(&moves, &key), span = 0, now;
+	__u64 key = (__u64)css_of(task)->cgroup, *at = bpf_map_lookup_elem(&moves, &key);
 	__u64 here = task->se.sum_exec_runtime - task->se.prev_sum_exec_runtime;
+	__u64 span = 0, now = bpf_ktime_get_ns();
 	__u32 i;
 
 	for (i = 0; i < MAX_EVENTS && i < n_events; i++)
 		if (cpu->counters[i].delta.enabled > span)
 			span = cpu->counters[i].delta.enabled;
-	if (at) {
-		now = bpf_ktime_get_ns();
-		if (now > *at && now - *at < here)
-			here = now - *at;
-	}
+	if (at && now > *at && now - *at < span)
+		here = now - *at;
 	if (here >= span)
 		return 0;
 	return (here << WHOLE_BITS) / span;
