@@ -128,7 +128,7 @@ func (c *checker) perfBackends() []finding {
 		}
 		detail := "a descriptor for each task, cpu and event"
 		if b == perf.BPF {
-			detail = "a descriptor for each cpu and event, whatever the number of tasks"
+			detail = "a program that shares the counters of each cpu out, whatever the number of tasks"
 		}
 		list = append(list, one(name, yes, "counts tasks with "+detail, "")...)
 	}
