@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/cgroup"
 	"github.com/owca-project/owca/internal/perf"
 )
 
@@ -448,6 +449,7 @@ type memberCounts struct {
 	cgroup perf.Cgroup // nil: not counted now
 	read   bool        // this tick
 	events []eventCount
+	cpu    uint64 // ns that the cgroup used, at the last reading; 0 = not known
 
 	retry, backoff uint64 // ticks, as of member
 }
@@ -462,6 +464,7 @@ type eventCount struct {
 	base  perf.Count // the last reading that is in value
 
 	enabled, running uint64 // ns, from base to the last reading
+	cpu              uint64 // memberCounts.cpu when it was last not held
 	ran              bool   // at least once
 	held             bool   // the last reading could not be added: it did not run
 }
@@ -500,9 +503,26 @@ func (e *eventCount) take(c perf.Count) (grew uint64) {
 	return value
 }
 
+// doubt corrects the time that an event was to be counted in a cgroup that did not
+// run. When somebody ends counting in a cgroup just while it runs, the kernel goes
+// on taking it for running until it next is (perf_cgroup_event_disable leaves
+// perf_cgroup_info.active, seen on 6.18), and an event that is opened in between,
+// as by an agent that was started again, seems to be without a counter.
+func (n *memberCounts) doubt(e *eventCount, c *perf.Count) {
+	if n.cpu == 0 || c.Running != e.base.Running || c.Enabled <= e.base.Enabled {
+		return
+	}
+	if n.cpu-e.cpu < (c.Enabled-e.base.Enabled)/4 {
+		c.Enabled = e.base.Enabled
+	}
+}
+
 // take adds a reading of all events.
 func (n *memberCounts) take(counts []perf.Count) {
 	c := n.of
+	for i := range n.events {
+		n.doubt(&n.events[i], &counts[i])
+	}
 	var instructions uint64
 	if i := c.at[inInstructions]; i >= 0 {
 		instructions = n.events[i].take(counts[i])
@@ -515,6 +535,9 @@ func (n *memberCounts) take(counts []perf.Count) {
 		}
 		if p.ran = p.ran || e.ran; !p.ran {
 			p.enabled += counts[i].Enabled
+		}
+		if !e.held {
+			e.cpu = n.cpu
 		}
 		switch {
 		case p.done:
@@ -588,6 +611,7 @@ func (t *Tasks) count(m *member) error {
 	if steady {
 		n.backoff = 0
 	}
+	n.cpu, _ = m.stat.Get(cgroup.CPUUsage)
 	n.take(c.buf)
 	n.read = true
 	return nil
@@ -605,11 +629,15 @@ func (t *Tasks) addCounts(m *member) error {
 		n.wait(t.tick)
 		return nil
 	}
-	cgroup, err := c.counter.Add(dir)
+	added, err := c.counter.Add(dir)
 	switch {
 	case err == nil:
-		n.cgroup = cgroup
+		n.cgroup = added
 		c.cgroups++
+		used, _ := m.stat.Get(cgroup.CPUUsage)
+		for i := range n.events {
+			n.events[i].cpu = used
+		}
 		return nil
 	case t.full(err):
 		c.room = t.tick + retryTicks

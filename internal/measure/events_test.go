@@ -179,6 +179,33 @@ func TestEventCount(t *testing.T) {
 	}
 }
 
+// TestDoubtfulTimes: an event without a counter is held only while its cgroup runs.
+func TestDoubtfulTimes(t *testing.T) {
+	c := fakeCounters(t, testEvents("cycles"), "", nil)
+	n := &memberCounts{of: &counting{Counters: c, proof: make([]proof, 1)}, events: make([]eventCount, 1), cpu: 5e9}
+	e := &n.events[0]
+	e.cpu = n.cpu
+	for i, s := range []struct {
+		cpu   uint64
+		count perf.Count
+		value uint64
+		held  bool
+	}{
+		{5e9, perf.Count{Enabled: 1e9}, 0, false},                               // it did not run at all
+		{5e9, perf.Count{Enabled: 2e9}, 0, false},                               //
+		{5e9 + 1e7, perf.Count{Value: 7, Enabled: 1e7, Running: 1e7}, 7, false}, // it runs, and the kernel is right again
+		{6e9, perf.Count{Value: 7, Enabled: 1e9, Running: 1e7}, 7, true},        // it runs without a counter
+		{6e9, perf.Count{Value: 7, Enabled: 1e9, Running: 1e7}, 7, true},
+		{6e9 + 10, perf.Count{Value: 8, Enabled: 1e9 + 10, Running: 1e7 + 990000010}, 8, false},
+	} {
+		n.cpu = s.cpu
+		n.take([]perf.Count{s.count})
+		if e.value != s.value || e.held != s.held {
+			t.Errorf("step %d: value %d, held %v; want %d, %v", i, e.value, e.held, s.value, s.held)
+		}
+	}
+}
+
 // FuzzEventCount: whatever the readings are, values never fall, and without
 // multiplexing nothing is added to them.
 func FuzzEventCount(f *testing.F) {
@@ -896,6 +923,30 @@ func TestRealCounts(t *testing.T) {
 }
 
 // TestRealChangeOver: from descriptors to BPF under load, as auto does it.
+// TestIdleAfterRestart: an agent that ended while a task ran, and one that starts
+// when it no longer does.
+func TestIdleAfterRestart(t *testing.T) {
+	hosttest.Need(t, "root")
+	busy := hosttest.NewCgroup(t, nil, "restart")
+	load := busy.Start("spin 1h")
+	for range 5 {
+		m := newTasks(t, TaskOptions{})
+		m.SetCounters(softwareCounters(t, m, perf.Descriptors))
+		read(t, m, task(busy))
+		time.Sleep(20 * time.Millisecond)
+		read(t, m, task(busy))
+		m.Close()
+	}
+	load.Kill()
+	m := newTasks(t, TaskOptions{})
+	m.SetCounters(softwareCounters(t, m, perf.Descriptors))
+	for range 4 {
+		d := read(t, m, task(busy))[0]
+		counts(t, d, eventDesc(t, m, "page_faults"), 0)
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 func TestRealChangeOver(t *testing.T) {
 	hosttest.Need(t, "root")
 	m := newTasks(t, TaskOptions{})

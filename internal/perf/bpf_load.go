@@ -42,7 +42,10 @@ func (c *bpfCounter) load() (o bpfObjects, err error) {
 	if err != nil {
 		return o, err
 	}
-	var leaders, early uint32
+	var leaders, early, follows uint32
+	if c.trigger == schedSwitch {
+		follows = 1
+	}
 	i := 0
 	for _, g := range c.groups {
 		leaders |= 1 << i
@@ -53,7 +56,7 @@ func (c *bpfCounter) load() (o bpfObjects, err error) {
 			i++
 		}
 	}
-	for name, value := range map[string]uint32{"n_events": uint32(len(c.events)), "n_cpus": uint32(c.nCPU), "leaders": leaders, "early": early} {
+	for name, value := range map[string]uint32{"n_events": uint32(len(c.events)), "n_cpus": uint32(c.nCPU), "leaders": leaders, "early": early, "follows": follows} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return o, err
 		}

@@ -92,6 +92,7 @@ const volatile __u32 n_events;
 const volatile __u32 n_cpus;
 const volatile __u32 leaders; // events that begin a group
 const volatile __u32 early;   // events that count switches
+const volatile __u32 follows; // sched_switch runs the program, so that it knows who comes
 
 // Counters at event × n_cpus + CPU.
 struct {
@@ -233,21 +234,6 @@ static __always_inline struct leaf *leaf_of(struct cgroup_subsys_state *css, str
 	return leaf;
 }
 
-// known returns what is known of the leaf of a css that may be gone, NULL if that
-// is nothing.
-static __always_inline struct leaf *known(__u64 gone, __u32 this)
-{
-	struct cgroup_subsys_state *css = (void *)gone;
-	__u64 id = BPF_CORE_READ(css, cgroup, kn, id);
-	__u32 zero = 0, i = this * LEAVES + ((id * 0x9e3779b97f4a7c15ULL) >> (64 - LEAF_BITS));
-	struct shared *s = bpf_map_lookup_elem(&shared, &zero);
-	struct leaf *leaf = bpf_map_lookup_elem(&leaves, &i);
-
-	if (!s || !leaf || leaf->id != id || leaf->generation != *(volatile __u32 *)&s->generation)
-		return NULL;
-	return leaf;
-}
-
 // share returns which part of what this CPU gained is the running task's, whose
 // cgroup is not the one that ran at first. If it was moved meanwhile, that is what
 // came after; a move that is not in moves yet has only just happened. Otherwise it
@@ -278,16 +264,36 @@ static __always_inline __u64 part_of(__u64 n, __u64 part)
 	return (n * part + WHOLE / 2) >> WHOLE_BITS;
 }
 
+// give adds to a slot what was not the running task's. It and split are global
+// functions, which the verifier looks at once and not for every way that leads to
+// them.
+__noinline int give(__u32 slot, __u32 this, __u32 failed)
+{
+	struct cpu *cpu = bpf_map_lookup_elem(&cpus, &this);
+	struct row *row = row_of(slot, this);
+	__u32 i;
+
+	if (!cpu || !row)
+		return 0;
+	step(row);
+	row->failed |= failed;
+	for (i = 0; i < MAX_EVENTS && i < n_events; i++) {
+		row->counts[i].counter += cpu->counters[i].rest.counter;
+		row->counts[i].enabled += cpu->counters[i].rest.enabled;
+		row->counts[i].running += cpu->counters[i].rest.running;
+	}
+	step(row);
+	return 0;
+}
+
 // split gives the cgroup that ran first what is not the running task's. Of
 // switches, the running task has made none yet but the one that is about to count.
-// It is a global function, which the verifier looks at once and not for every way
-// that leads to it.
 __noinline int split(__u32 this, __u32 failed, __u32 soon)
 {
 	struct cpu *cpu = bpf_map_lookup_elem(&cpus, &this);
-	struct leaf *leaf;
+	struct cgroup_subsys_state *css;
+	__u32 i, level;
 	__u64 part;
-	__u32 i, k;
 
 	if (!cpu)
 		return 0;
@@ -304,22 +310,15 @@ __noinline int split(__u32 this, __u32 failed, __u32 soon)
 		c->rest.enabled -= c->delta.enabled;
 		c->rest.running -= c->delta.running;
 	}
-	leaf = known(cpu->first, this);
-	if (!leaf)
-		return 0;
-	for (k = 0; k < MAX_ANCESTORS && k < leaf->n; k++) {
-		struct row *row = row_of(leaf->slots[k], this);
+	// It may have been removed meanwhile, even freed: what is read then is nobody's id.
+	css = (void *)cpu->first;
+	for (level = 0; level < MAX_LEVELS && css; level++) {
+		__u64 id = BPF_CORE_READ(css, cgroup, kn, id);
+		__u32 *slot = bpf_map_lookup_elem(&counted, &id);
 
-		if (!row)
-			continue;
-		step(row);
-		row->failed |= failed;
-		for (i = 0; i < MAX_EVENTS && i < n_events; i++) {
-			row->counts[i].counter += cpu->counters[i].rest.counter;
-			row->counts[i].enabled += cpu->counters[i].rest.enabled;
-			row->counts[i].running += cpu->counters[i].rest.running;
-		}
-		step(row);
+		if (slot)
+			give(*slot, this, failed);
+		css = BPF_CORE_READ(css, parent);
 	}
 	return 0;
 }
@@ -438,7 +437,7 @@ int cgroup_switch(void *ctx)
 SEC("raw_tracepoint")
 int flush(void *ctx)
 {
-	count(0, css_of(bpf_get_current_task_btf()));
+	count(0, follows ? css_of(bpf_get_current_task_btf()) : NULL);
 	return FLUSHED;
 }
 
