@@ -138,20 +138,20 @@ func TestAutoNodeImpostor(t *testing.T) {
 
 func TestAutoNodeFindsUnion(t *testing.T) {
 	f := newFixture(t, "unified", "cpu", "memory")
-	f.add("/process_api/1", some, "memory")
+	f.add("/supervisor/1", some, "memory")
 	f.add("/both", nil, "unified")
 	f.add("/both", some, "cpu")
 	n, _, _ := f.auto(nil)
-	want(t, n, "/process_api/1", "/both")
-	f.add("/process_api/2", some, "memory")
-	f.add("/process_api/2", nil, "cpu")
-	want(t, n, "/process_api/1", "/process_api/2", "/both")
+	want(t, n, "/supervisor/1", "/both")
+	f.add("/supervisor/2", some, "memory")
+	f.add("/supervisor/2", nil, "cpu")
+	want(t, n, "/supervisor/1", "/supervisor/2", "/both")
 	// Gone in one hierarchy only.
-	f.remove("/process_api/2", "cpu")
+	f.remove("/supervisor/2", "cpu")
 	f.remove("/both", "unified")
-	want(t, n, "/process_api/1", "/process_api/2", "/both")
+	want(t, n, "/supervisor/1", "/supervisor/2", "/both")
 	f.remove("/both", "cpu")
-	want(t, n, "/process_api/1", "/process_api/2")
+	want(t, n, "/supervisor/1", "/supervisor/2")
 }
 
 func TestAutoNodeNotTasks(t *testing.T) {

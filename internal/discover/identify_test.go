@@ -125,7 +125,7 @@ func TestIdentify(t *testing.T) {
 		{`/machine.slice/machine-lxc\x2d2312\x2dweb.scope`, container, `web kind=container container_name=web container_runtime=libvirt slice=machine.slice unit=machine-lxc\x2d2312\x2dweb.scope`},
 
 		// others
-		{"/process_api/" + hexA[:32], plain, "/process_api/" + hexA[:32] + " kind=cgroup"},
+		{"/supervisor/" + hexA[:32], plain, "/supervisor/" + hexA[:32] + " kind=cgroup"},
 		{"/batch/job-" + hexA, plain, "/batch/job-" + hexA + " kind=cgroup"},
 		{"/a b\n\"c\"/ü", plain, "/a b\n\"c\"/ü kind=cgroup"},
 		{"/\xff", plain, "/\xff kind=cgroup"},
