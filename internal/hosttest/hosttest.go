@@ -217,6 +217,22 @@ func (c *Cgroup) Dir(controller string) string {
 	return ""
 }
 
+// Stolen is how long, in steps of 10 ms, all CPUs did what perf's clocks count
+// for the running thread and the scheduler does not: interrupts, and giving way
+// to another guest.
+func Stolen(t testing.TB) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var user, nice, system, idle, iowait, irq, softirq, steal int64
+	if _, err := fmt.Sscanf(string(data), "cpu %d %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &iowait, &irq, &softirq, &steal); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(irq+softirq+steal) * time.Second / 100 // USER_HZ
+}
+
 // PerfDir returns the cgroup's directory in the hierarchy that perf_event
 // belongs to: its own if it is mounted, otherwise v2.
 func (c *Cgroup) PerfDir() string {

@@ -857,22 +857,6 @@ func eventDesc(t *testing.T, m *Tasks, alias string) *owca.Desc {
 	return nil
 }
 
-// stolen is for how many seconds all CPUs did what perf's clocks count for the
-// running thread and the scheduler does not: interrupts, and giving way to
-// another guest.
-func stolen(t testing.TB) float64 {
-	t.Helper()
-	data, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var user, nice, system, idle, iowait, irq, softirq, steal uint64
-	if _, err := fmt.Sscanf(string(data), "cpu %d %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &iowait, &irq, &softirq, &steal); err != nil {
-		t.Fatal(err)
-	}
-	return float64(irq+softirq+steal) / 100 // USER_HZ
-}
-
 // TestRealCounts: known loads, with each way to count.
 func TestRealCounts(t *testing.T) {
 	hosttest.Need(t, "root")
@@ -890,13 +874,13 @@ func TestRealCounts(t *testing.T) {
 					counts(t, d, desc, 0)
 				}
 			}
-			before := stolen(t)
+			before := hosttest.Stolen(t).Seconds()
 			busy, filled := spin.Start("spin 500ms"), touch.Start("touch 32")
 			busy.Done()
 			filled.Done()
 			d := read(t, m, list...)
 			used := value(t, d[0], owca.TaskCPUUsage)
-			slack := 0.015 + stolen(t) - before // a tick of /proc/stat included
+			slack := 0.015 + hosttest.Stolen(t).Seconds() - before // a tick of /proc/stat included
 			within(t, "task-clock of a loop", value(t, d[0], clock), 0.97*used-slack, 1.03*used+slack)
 			pages := float64(32 << 20 / os.Getpagesize())
 			within(t, "page faults of 32 MiB", value(t, d[1], faults), pages, 1.5*pages)
@@ -957,7 +941,7 @@ func TestRealChangeOver(t *testing.T) {
 	tasks := []owca.Task{task(busy)}
 	d := read(t, m, tasks...)
 	counts(t, d[0], faults, 0)
-	before := stolen(t)
+	before := hosttest.Stolen(t).Seconds()
 	load := busy.Start("spin 800ms")
 	var last float64
 	for range 5 {
@@ -981,7 +965,7 @@ func TestRealChangeOver(t *testing.T) {
 	load.Done()
 	d = read(t, m, tasks...)
 	used := value(t, d[0], owca.TaskCPUUsage)
-	slack := 0.015 + stolen(t) - before // a tick of /proc/stat included
+	slack := 0.015 + hosttest.Stolen(t).Seconds() - before // a tick of /proc/stat included
 	within(t, "task-clock after all", value(t, d[0], clock), 0.95*used-0.005-slack, 1.02*used+slack)
 	value(t, d[0], faults)
 }

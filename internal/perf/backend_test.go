@@ -137,22 +137,6 @@ func cpuTime(t testing.TB, cg *hosttest.Cgroup) uint64 {
 	return n * 1000
 }
 
-// stolen is how long all CPUs did what perf's clocks count for the running
-// thread and the scheduler does not: interrupts, and giving way to another
-// guest. It is rounded up.
-func stolen(t testing.TB) uint64 {
-	t.Helper()
-	data, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var user, nice, system, idle, iowait, irq, softirq, steal uint64
-	if _, err := fmt.Sscanf(string(data), "cpu %d %d %d %d %d %d %d %d", &user, &nice, &system, &idle, &iowait, &irq, &softirq, &steal); err != nil {
-		t.Fatal(err)
-	}
-	return (irq + softirq + steal + 1) * 1e7 // USER_HZ is 100
-}
-
 // near says whether two counts differ by at most 1 %, and a little that does
 // not grow with them.
 func near(a, b, slack uint64) bool {
@@ -175,13 +159,13 @@ func TestKnownLoads(t *testing.T) {
 		sw, idle := hosttest.NewCgroup(t, nil, "switch"), hosttest.NewCgroup(t, nil, "idle")
 		s, p, w, i := add(t, c, spin), add(t, c, touch), add(t, c, sw), add(t, c, idle)
 
-		before := stolen(t)
+		before := uint64(hosttest.Stolen(t))
 		load := spin.Start("spin 500ms")
 		load.Done()
 		load.Kill() // nothing must run between the reads
 		refresh(t, c)
 		got := read(t, s)
-		slack := uint64(2e6) + stolen(t) - before
+		slack := uint64(2e6) + uint64(hosttest.Stolen(t)) - before
 		if inVM() { // there a switch takes long, which each clock sees in its way
 			slack += 5e7
 		}
@@ -275,7 +259,7 @@ func TestRunningThread(t *testing.T) {
 		c := openCounter(t, FS{}, b)
 		cg := hosttest.NewCgroup(t, nil, "running")
 		g := add(t, c, cg)
-		before := stolen(t)
+		before := uint64(hosttest.Stolen(t))
 		cg.Start("spin 1h")
 		var last uint64
 		for range 5 {
@@ -286,7 +270,7 @@ func TestRunningThread(t *testing.T) {
 			got := read(t, g)[taskClock].Value
 			after := cpuTime(t, cg)
 			// The scheduler's own number is as of the last tick.
-			tick := uint64(2e7) + stolen(t) - before
+			tick := uint64(2e7) + uint64(hosttest.Stolen(t)) - before
 			if got+tick+used/100 < used || got > after+tick+after/100 || got <= last {
 				t.Errorf("task-clock %d after %d, the scheduler says %d to %d", got, last, used, after)
 			}
@@ -324,14 +308,14 @@ func TestMovedWhileRunning(t *testing.T) {
 			for i, cg := range cgroups {
 				start[i], startOwn[i], used[i] = clock(counted[i]), clock(own[i]), cpuTime(t, cg)
 			}
-			lost := stolen(t)
+			lost := uint64(hosttest.Stolen(t))
 			p := cgroups[0].Start("spin 1h")
 			await(own[0], 2e8)
 			cgroups[1].Add(p.Pid)
 			await(own[1], 3e7)
 			p.Kill()
 			refresh(t, c)
-			lost = stolen(t) - lost
+			lost = uint64(hosttest.Stolen(t)) - lost
 			var sum, sumUsed uint64
 			for i, cg := range cgroups {
 				got, want := clock(counted[i])-start[i], clock(own[i])-startOwn[i]
@@ -402,12 +386,12 @@ func TestAddAgain(t *testing.T) {
 		cg := hosttest.NewCgroup(t, nil, "again")
 		for range 3 {
 			g := add(t, c, cg)
-			before, lost := cpuTime(t, cg), stolen(t)
+			before, lost := cpuTime(t, cg), uint64(hosttest.Stolen(t))
 			p := cg.Start("spin 30ms")
 			p.Done()
 			p.Kill() // so that nothing of it is left for the next round
 			refresh(t, c)
-			used := cpuTime(t, cg) - before + stolen(t) - lost
+			used := cpuTime(t, cg) - before + uint64(hosttest.Stolen(t)) - lost
 			if n := read(t, g)[taskClock].Value; n < 3e7 || n > used+used/100+25e6 {
 				t.Errorf("task-clock %d, want that of one load, which used %d", n, used)
 			}
