@@ -28,8 +28,10 @@ import (
 //
 // Needs: root; bpf (root, and a kernel with BTF); cgroup1 and cgroup2 (pure
 // hosts), hybrid; pressure; pmu (hardware cycles are counted), no-pmu, no-instructions (only cycles are),
-// exact (see Exact), smp, hotplug (CPU 1 may be unplugged); or the name of a
-// program that must be in PATH, as "promtool".
+// exact (see Exact), smp, hotplug (CPU 1 may be unplugged); resctrl (mounted at
+// /sys/fs/resctrl, and root), with a feature of it behind: resctrl/L3_MON, resctrl/!MB,
+// resctrl+mba_MBps, resctrl-few, resctrl-many (see metResctrl); or the name of a program
+// that must be in PATH, as "promtool".
 func Need(t testing.TB, needs ...string) {
 	t.Helper()
 	required := strings.Split(os.Getenv("OWCA_TEST_REQUIRE"), ",")
@@ -46,6 +48,9 @@ func Need(t testing.TB, needs ...string) {
 }
 
 func met(need string) error {
+	if feature, ok := strings.CutPrefix(need, "resctrl"); ok {
+		return metResctrl(feature)
+	}
 	switch need {
 	case "root":
 		if os.Geteuid() != 0 {
