@@ -24,7 +24,7 @@ host := GOOS= GOARCH=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## static binary OUT (bin/owca) for GOARCH
@@ -44,12 +44,14 @@ test: bin/testreport ## tests of PKG; with the race detector if there is a C com
 	CGO_ENABLED=$(if $(RACE),1,0) go build -o /dev/null $(RACE) $(PKG)
 	CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -p 1 -json $(TESTFLAGS) $(PKG) | bin/testreport
 
-.PHONY: vm-test vm-test-x86 vm-test-arm64
-vm-test: vm-test-x86 vm-test-arm64 ## the host packages' tests in VMs: both of the following
+.PHONY: vm-test vm-test-x86 vm-test-arm64 vm-test-resctrl
+vm-test: vm-test-x86 vm-test-arm64 vm-test-resctrl ## the host packages' tests in VMs: all of the following
 vm-test-x86: ## on pure cgroup v1 and v2 kernels; ARGS for test/vm/run
 	test/vm/run $(ARGS)
 vm-test-arm64: ## with a PMU that counts exactly, and others; ARGS for test/vm/run-arm64
 	test/vm/run-arm64 $(ARGS)
+vm-test-resctrl: ## with resctrl in all its shapes, and the program there; ARGS for test/vm/run-resctrl
+	test/vm/run-resctrl $(ARGS)
 
 .PHONY: e2e
 e2e: build ## test/e2e/*.sh, on real parts
@@ -63,6 +65,10 @@ fuzz: ## every fuzz test of PKG for FUZZTIME (40s), one a CPU at a time
 .PHONY: bench
 bench: ## cost of a tick and of counting on this host: prints and writes "bench NAME VALUE UNIT"; ARGS=-perf is the latter
 	go run ./test/bench $(ARGS)
+
+.PHONY: bench-resctrl
+bench-resctrl: ## cost of monitoring 1000 tasks by resctrl, as ratios, in a VM: prints "bench NAME VALUE UNIT"
+	test/vm/run-resctrl -b $(ARGS)
 
 .PHONY: lint
 lint: bin/golangci-lint ## golangci-lint, formatting, import table, vet for arm64, go.mod

@@ -290,6 +290,50 @@ var (
 	}
 )
 
+// Metrics of a task: caches and memory bandwidth, by resctrl.
+var (
+	TaskLLCOccupancy = &Desc{
+		Name: "owca_task_llc_occupancy_bytes", Unit: "bytes", Original: "llc_occupancy",
+		Help:   "Last level of cache that the task occupies; summed over the caches of the host.",
+		Source: "resctrl mon_data/mon_L3_*/llc_occupancy",
+	}
+	TaskLLCOccupancyDomain = &Desc{
+		Name: "owca_task_llc_occupancy_domain_bytes", Unit: "bytes", Label: "domain",
+		Help:   "Last level of cache that the task occupies, by domain: the id of the cache, or 0/1 for sub-NUMA node 1 of cache 0, which is a part of domain 0.",
+		Source: "resctrl mon_data/mon_L3_*/llc_occupancy",
+	}
+	TaskMemoryBandwidth = &Desc{
+		Name: "owca_task_memory_bandwidth_bytes_total", Kind: Counter, Unit: "bytes", Original: "memory_bandwidth",
+		Help:   "Bytes between the last level of cache and memory, since the task's monitoring group was made; summed over the caches of the host.",
+		Source: "resctrl mon_data/mon_L3_*/mbm_total_bytes",
+	}
+	TaskMemoryBandwidthLocal = &Desc{
+		Name: "owca_task_memory_bandwidth_local_bytes_total", Kind: Counter, Unit: "bytes", Original: "task_mem_bandwidth_local_bytes",
+		Help:   "The part of it to and from the memory of the cache's own socket.",
+		Source: "resctrl mon_data/mon_L3_*/mbm_local_bytes",
+	}
+	TaskMemoryBandwidthRemote = &Desc{
+		Name: "owca_task_memory_bandwidth_remote_bytes_total", Kind: Counter, Unit: "bytes", Original: "task_mem_bandwidth_remote_bytes",
+		Help:   "The part of it to and from the memory of other sockets.",
+		Source: "total − local",
+	}
+	TaskMemoryBandwidthDomain = &Desc{
+		Name: "owca_task_memory_bandwidth_domain_bytes_total", Kind: Counter, Unit: "bytes", Label: "domain",
+		Help:   "Bytes between the last level of cache and memory, by domain.",
+		Source: "resctrl mon_data/mon_L3_*/mbm_total_bytes",
+	}
+	TaskMemoryBandwidthLocalDomain = &Desc{
+		Name: "owca_task_memory_bandwidth_local_domain_bytes_total", Kind: Counter, Unit: "bytes", Label: "domain",
+		Help:   "The part of it to and from the memory of the cache's own socket, by domain.",
+		Source: "resctrl mon_data/mon_L3_*/mbm_local_bytes",
+	}
+	TaskMemoryBandwidthRemoteDomain = &Desc{
+		Name: "owca_task_memory_bandwidth_remote_domain_bytes_total", Kind: Counter, Unit: "bytes", Label: "domain",
+		Help:   "The part of it to and from the memory of other sockets, by domain.",
+		Source: "total − local",
+	}
+)
+
 // Metrics of a task: what the agent and the orchestrator know.
 var (
 	TaskUp = &Desc{
@@ -425,6 +469,21 @@ var (
 		Name: "owca_task_memory_stall_cycles_per_kilo_instruction", Derived: true,
 		Help:   "Cycles stalled for memory per 1000 instructions.",
 		Source: "1000 · Δ memory_stall_cycles / Δ instructions",
+	}
+	TaskMemoryBandwidthRate = &Desc{
+		Name: "owca_task_memory_bandwidth_bytes_per_second", Unit: "bytes", Derived: true,
+		Help:   "Bytes between the last level of cache and memory a second.",
+		Source: "Δ memory_bandwidth_bytes / Δt",
+	}
+	TaskMemoryBandwidthLocalRate = &Desc{
+		Name: "owca_task_memory_bandwidth_local_bytes_per_second", Unit: "bytes", Derived: true,
+		Help:   "The part of it to and from the memory of the cache's own socket.",
+		Source: "Δ memory_bandwidth_local_bytes / Δt",
+	}
+	TaskMemoryBandwidthRemoteRate = &Desc{
+		Name: "owca_task_memory_bandwidth_remote_bytes_per_second", Unit: "bytes", Derived: true,
+		Help:   "The part of it to and from the memory of other sockets.",
+		Source: "Δ memory_bandwidth_remote_bytes / Δt",
 	}
 )
 
@@ -654,6 +713,31 @@ var (
 		Help:   "Open file descriptors that counting performance events takes.",
 		Source: "the agent",
 	}
+	AgentResctrlTasks = &Desc{
+		Name: "owca_resctrl_tasks", Label: "state",
+		Help:   "Tasks by what resctrl tells of them: monitored; waiting for a free monitoring id (RMID); foreign: another program has put threads of it into a group of its own; overlap: its cgroup is that of another task, or contains it; error. Absent while resctrl monitors nothing.",
+		Source: "the agent",
+	}
+	AgentResctrlRMIDs = &Desc{
+		Name:   "owca_resctrl_rmids",
+		Help:   "Groups that the host can monitor, those of other programs included.",
+		Source: "resctrl info/*_MON/num_rmids",
+	}
+	AgentResctrlRefused = &Desc{
+		Name: "owca_resctrl_rmids_refused_total", Kind: Counter,
+		Help:   "Times that no monitoring id was free for another task, or still in use by the cache lines of a removed group.",
+		Source: "mkdir(2): ENOSPC, EBUSY",
+	}
+	AgentResctrlMoved = &Desc{
+		Name: "owca_resctrl_threads_moved_total", Kind: Counter,
+		Help:   "Threads moved into the monitoring groups of their tasks. Those that are born there need not be.",
+		Source: "the agent",
+	}
+	AgentResctrlErrors = &Desc{
+		Name: "owca_resctrl_errors_total", Kind: Counter,
+		Help:   "Operations on resctrl that failed, without those that found no free monitoring id.",
+		Source: "the agent",
+	}
 	AgentStorageDropped = &Desc{
 		Name: "owca_storage_dropped_metrics_total", Kind: Counter, Label: "storage",
 		Help:   "Metrics not stored because the storage was still busy with earlier ones.",
@@ -755,6 +839,14 @@ var catalogue = []*Desc{
 	TaskMemoryStalls,
 	TaskPerfScalingAvg,
 	TaskPerfScalingMax,
+	TaskLLCOccupancy,
+	TaskLLCOccupancyDomain,
+	TaskMemoryBandwidth,
+	TaskMemoryBandwidthLocal,
+	TaskMemoryBandwidthRemote,
+	TaskMemoryBandwidthDomain,
+	TaskMemoryBandwidthLocalDomain,
+	TaskMemoryBandwidthRemoteDomain,
 	TaskUp,
 	TaskLastSeen,
 	TaskCgroups,
@@ -781,6 +873,9 @@ var catalogue = []*Desc{
 	TaskCacheHitRatio,
 	TaskCacheMissesPerKiloInstruction,
 	TaskMemoryStallsPerKiloInstruction,
+	TaskMemoryBandwidthRate,
+	TaskMemoryBandwidthLocalRate,
+	TaskMemoryBandwidthRemoteRate,
 	PlatformInfo,
 	PlatformSockets,
 	PlatformCores,
@@ -825,6 +920,11 @@ var catalogue = []*Desc{
 	AgentPerfBackend,
 	AgentPerfCgroups,
 	AgentPerfFiles,
+	AgentResctrlTasks,
+	AgentResctrlRMIDs,
+	AgentResctrlRefused,
+	AgentResctrlMoved,
+	AgentResctrlErrors,
 	AgentStorageDropped,
 	AgentStorageErrors,
 	AgentCPU,

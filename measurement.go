@@ -46,7 +46,27 @@ type Platform struct {
 	Cores         int    // physical cores of the online cpus
 	CPUs          int    // online cpus (hardware threads)
 	NUMANodes     int
+	RDT           *RDT // nil: resctrl is not mounted, or not in use
 	Measurements  Measurements
+}
+
+// RDT is what resctrl can monitor and control on a host (Intel RDT, AMD PQoS, Arm
+// MPAM). Its owner makes a new one when it changes.
+type RDT struct {
+	CacheMonitoring     bool // llc_occupancy
+	BandwidthMonitoring bool // mbm_total_bytes or mbm_local_bytes
+	CacheControl        bool // of L3, with CDP of its code and data apart
+	BandwidthControl    bool // MB
+
+	RMIDs   int // groups that can be monitored, control groups included; 0 = none
+	CLOSIDs int // control groups, the default one included: the minimum over all resources; 0 = none
+
+	// Of L3; 0 without CacheControl.
+	CBMMask    uint64 // all ways
+	MinCBMBits int
+	// Of MB, in the unit of its schemata; 0 without BandwidthControl.
+	MinBandwidth         uint64
+	BandwidthGranularity uint64
 }
 
 // TaskData is what one tick knows of one task.

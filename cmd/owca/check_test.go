@@ -76,6 +76,7 @@ func TestCheckResctrl(t *testing.T) {
 resctrl: not supported
 L3 cache allocation: not supported
 L3 code and data apart: not supported
+L2 cache allocation: not supported
 memory bandwidth allocation: not supported
 cache occupancy: not supported
 memory bandwidth: not supported
@@ -84,6 +85,7 @@ local memory bandwidth: not supported`},
 resctrl: could not tell
 L3 cache allocation: could not tell
 L3 code and data apart: not supported
+L2 cache allocation: not supported
 memory bandwidth allocation: could not tell
 cache occupancy: could not tell
 memory bandwidth: could not tell
@@ -92,6 +94,7 @@ local memory bandwidth: not supported`},
 resctrl: could not tell
 L3 cache allocation: could not tell
 L3 code and data apart: could not tell
+L2 cache allocation: could not tell
 memory bandwidth allocation: could not tell
 cache occupancy: could not tell
 memory bandwidth: could not tell
@@ -103,22 +106,63 @@ local memory bandwidth: could not tell`},
 resctrl: yes
 L3 cache allocation: yes
 L3 code and data apart: not supported
+L2 cache allocation: not supported
 memory bandwidth allocation: not supported
 cache occupancy: yes
 memory bandwidth: yes
-local memory bandwidth: not supported`},
+local memory bandwidth: not supported
+making groups: yes
+moving tasks: yes
+free CLOSIDs: yes
+free RMIDs: yes`},
 		{"a file that must be there is missing", mounted(map[string]string{
-			"mnt/res ctrl/info/L3CODE/num_closids": "8\n", "mnt/res ctrl/info/MB/min_bandwidth": "10\n", "mnt/res ctrl/info/L3_MON/num_rmids": "64\n",
+			"mnt/res ctrl/info/L3/num_closids": "8\n", "mnt/res ctrl/info/L3_MON/num_rmids": "64\n",
 		}), `
 resctrl: yes
 L3 cache allocation: could not tell
-L3 code and data apart: yes
+L3 code and data apart: not supported
+L2 cache allocation: not supported
+memory bandwidth allocation: not supported
+cache occupancy: could not tell
+memory bandwidth: could not tell
+local memory bandwidth: could not tell
+making groups: yes
+moving tasks: yes
+free CLOSIDs: not supported
+free RMIDs: yes`},
+		{"a file that cannot be read", mounted(map[string]string{
+			"mnt/res ctrl/info/L3/cbm_mask": "none\n", "mnt/res ctrl/info/L3/num_closids": "8\n", "mnt/res ctrl/info/L3_MON/num_rmids": "64\n",
+		}), `
+resctrl: could not tell
+L3 cache allocation: could not tell
+L3 code and data apart: could not tell
+L2 cache allocation: could not tell
 memory bandwidth allocation: could not tell
 cache occupancy: could not tell
 memory bandwidth: could not tell
 local memory bandwidth: could not tell`},
+		{"read-only, without a free RMID", mounted(map[string]string{
+			"proc/1/mounts":                         "owca /mnt/res\\040ctrl resctrl ro,relatime,mba_MBps 0 0\n",
+			"mnt/res ctrl/info/L3_MON/num_rmids":    "1\n",
+			"mnt/res ctrl/info/L3_MON/mon_features": "llc_occupancy\nmbm_total_bytes\nmbm_local_bytes\n",
+		}), `
+resctrl: yes
+L3 cache allocation: not supported
+L3 code and data apart: not supported
+L2 cache allocation: not supported
+memory bandwidth allocation: not supported
+cache occupancy: yes
+memory bandwidth: yes
+local memory bandwidth: yes
+making groups: not supported
+moving tasks: not supported
+free CLOSIDs: not supported
+free RMIDs: yes`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if os.Geteuid() != 0 {
+				c.want = strings.ReplaceAll(c.want, "moving tasks: yes", "moving tasks: not supported")
+			}
 			if d := cmp.Diff(c.want, "\n"+brief(testHost(t, c.files).resctrl())); d != "" {
 				t.Error(d)
 			}

@@ -21,8 +21,8 @@ type column struct {
 	rank  int  // those with the highest go first where there is no room
 	sort  sortKey
 	text  func([]byte, *row) []byte
-	// perf: shown if there are performance counters.
-	perf bool
+	// perf, rdt: shown if there are performance counters, or resctrl tells something.
+	perf, rdt bool
 	// alarm is the share of time lost that colours the cell; nil: none.
 	alarm func(*row) float64
 }
@@ -33,6 +33,8 @@ var columns = [...]column{
 	{title: "KIND", width: 9, left: true, rank: 4, text: func(b []byte, r *row) []byte { return appendClean(b, cmp.Or(r.kind, "-")) }},
 	{title: "CPU", width: 6, rank: 1, sort: sortCPU, text: func(b []byte, r *row) []byte { return appendCores(b, r.value[valueCPU]) }},
 	{title: "IPC", width: 5, rank: 7, perf: true, text: func(b []byte, r *row) []byte { return appendCores(b, r.value[valueIPC]) }},
+	{title: "LLC", width: 5, rank: 7, rdt: true, text: func(b []byte, r *row) []byte { return appendBytes(b, r.value[valueLLC]) }},
+	{title: "MEM-BW/s", width: 8, rank: 7, rdt: true, text: func(b []byte, r *row) []byte { return appendBytes(b, r.value[valueBandwidth]) }},
 	shareColumn("THROTTLED", 8, 0, valueThrottled),
 	shareColumn("CPU-WAIT", 3, sortWait, valueCPUWait),
 	{title: "MEM", width: 6, rank: 2, sort: sortMemory, text: func(b []byte, r *row) []byte { return appendBytes(b, r.memory()) }},
@@ -44,6 +46,9 @@ var columns = [...]column{
 	{title: "FAULTS/s", width: 8, rank: 12, text: func(b []byte, r *row) []byte { return appendCount(b, r.faults()) }},
 	{title: "PIDS", width: 5, rank: 13, text: func(b []byte, r *row) []byte { return appendCount(b, r.value[valuePIDs]) }},
 }
+
+// in says whether the column is shown of a frame.
+func (c *column) in(f *frame) bool { return (!c.perf || f.perf) && (!c.rdt || f.rdt) }
 
 func shareColumn(title string, rank int, sort sortKey, value int) column {
 	return column{
@@ -116,7 +121,7 @@ func (f *frame) appendText(b []byte) []byte {
 	}
 	width = min(width, maxNameText)
 	for i := range columns {
-		if columns[i].perf && !f.perf {
+		if !columns[i].in(f) {
 			continue
 		}
 		b = appendSeparated(b, i)
@@ -126,7 +131,7 @@ func (f *frame) appendText(b []byte) []byte {
 	var cell []byte
 	for i := range f.rows {
 		for j := range columns {
-			if columns[j].perf && !f.perf {
+			if !columns[j].in(f) {
 				continue
 			}
 			b = appendSeparated(b, j)

@@ -27,6 +27,8 @@ const (
 	valuePIDs
 	valueIPC
 	valueInstructions
+	valueLLC
+	valueBandwidth
 	numValues
 )
 
@@ -49,6 +51,9 @@ var taskValues = [numValues]*owca.Desc{
 	// There is no ratio of a task that did not run; this tells whether there
 	// can be one.
 	valueInstructions: owca.TaskInstructions,
+
+	valueLLC:       owca.TaskLLCOccupancy,
+	valueBandwidth: owca.TaskMemoryBandwidthRate,
 }
 
 // The values of the platform.
@@ -79,6 +84,7 @@ type frame struct {
 	host  string
 	cpus  int  // 0 = not known
 	perf  bool // some task has performance counters
+	rdt   bool // resctrl tells something of some task
 	value [numHostValues]float64
 	rows  []row
 }
@@ -149,7 +155,7 @@ func (c *capture) read(f *frame, s *owca.Snapshot) {
 		f.rows = make([]row, len(s.Tasks), len(s.Tasks)+len(s.Tasks)/4)
 	}
 	f.rows = f.rows[:len(s.Tasks)]
-	f.perf = false
+	f.perf, f.rdt = false, false
 	for i := range s.Tasks {
 		t, r := &s.Tasks[i], &f.rows[i]
 		if r.name = t.Name; r.name == "" {
@@ -160,6 +166,7 @@ func (c *capture) read(f *frame, s *owca.Snapshot) {
 			r.value[v] = find(t.Measurements, d, &c.taskHints[v])
 		}
 		f.perf = f.perf || !math.IsNaN(r.value[valueInstructions])
+		f.rdt = f.rdt || !math.IsNaN(r.value[valueLLC]) || !math.IsNaN(r.value[valueBandwidth])
 	}
 }
 

@@ -215,7 +215,7 @@ func (t *table) fit() (shown [len(columns)]bool, name int) {
 	for rank := range len(columns) + 1 {
 		for i := range columns {
 			c := &columns[i]
-			if c.rank != rank || c.width == 0 || c.perf && !t.frame.perf {
+			if c.rank != rank || c.width == 0 || !c.in(&t.frame) {
 				continue
 			}
 			if used+1+c.width+narrow > t.width {
@@ -288,6 +288,8 @@ q  Ctrl-C    end owca
 
 CPU        cpus kept busy
 IPC        instructions per cycle, where there are performance counters
+LLC        last level of cache that the task occupies, where resctrl tells
+MEM-BW/s   bytes a second between that cache and memory, as there
 THROTTLED  share of its quota periods in which the cpu quota ran out
 CPU-WAIT   share of the time in which some thread waited for a cpu (pressure)
 MEM        working set: memory without the inactive page cache

@@ -126,6 +126,26 @@ idle.service  service        -     -         -        -   3.0M         -        
 	}
 }
 
+// TestResctrlColumns: they are there as soon as resctrl tells something of one task.
+func TestResctrlColumns(t *testing.T) {
+	s := testSnapshot()
+	s.Tasks[1].Measurements = append(s.Tasks[1].Measurements, testReadings([]any{owca.TaskLLCOccupancy, 3 << 20, owca.TaskMemoryBandwidthRate, 1.5e9})...)
+	s.Tasks = s.Tasks[:2]
+	f := testFrame(s, 2)
+	want := `
+NAME          KIND         CPU   LLC MEM-BW/s THROTTLED CPU-WAIT    MEM MEM-LIMIT MEM-WAIT IO-WAIT READ/s WRITE/s FAULTS/s  PIDS
+nginx.service service     1.50  3.0M     1.4G     25.0%    60.0%   700M      1.0G     0.0%    100%   1.5K     12M     1.2k    17
+idle.service  service        -     -        -         -        -   3.0M         -        -       -      -       -        -     1
+`
+	_, got, _ := strings.Cut(string(f.appendText(nil)), "\n")
+	if d := cmp.Diff(want, "\n"+got); d != "" {
+		t.Error(d)
+	}
+	if narrow := testScreen(testTable(f, 40, 9)); strings.Contains(narrow, "LLC") {
+		t.Error(narrow)
+	}
+}
+
 func TestTextOfNothing(t *testing.T) {
 	f := testFrame(&owca.Snapshot{Time: testTime, Platform: &owca.Platform{}}, 1)
 	want := "2026-01-02T15:04:05Z -  0 tasks  tick 3.46ms  cpu - of -  memory - of -  waiting: cpu - memory - io -\n"

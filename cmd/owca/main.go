@@ -36,6 +36,7 @@ type commandLine struct {
 	Validate   validateCommand   `cmd:"" help:"Check configuration files without touching the host."`
 	Check      checkCommand      `cmd:"" help:"Look at this host and tell what can be measured here, and what to do about the rest."`
 	Events     eventsCommand     `cmd:"" help:"List the performance events of this host, and try whether they really count."`
+	Resctrl    resctrlCommand    `cmd:"" help:"Show who uses which part of the caches and of memory bandwidth."`
 	Components componentsCommand `cmd:"" help:"List the components of a configuration with their fields."`
 	Schema     schemaCommand     `cmd:"" help:"Print a JSON Schema of the configuration, for editors."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`

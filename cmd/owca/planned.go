@@ -59,10 +59,6 @@ type detectionRunner struct {
 // Start is not that of the measurementRunner.
 func (r *detectionRunner) Start(ctx context.Context) error { return r.planned.Start(ctx) }
 
-func (r *detectionRunner) notYet() []string {
-	return append(r.planned.notYet(), r.measurementRunner.notYet()...)
-}
-
 func (r *detectionRunner) loop(names func(owca.Storage) string) run.Runner {
 	return r.measurementRunner.loop(names)
 }
@@ -81,10 +77,6 @@ type allocationRunner struct {
 
 // Start is not that of the measurementRunner.
 func (r *allocationRunner) Start(ctx context.Context) error { return r.planned.Start(ctx) }
-
-func (r *allocationRunner) notYet() []string {
-	return append(r.planned.notYet(), r.measurementRunner.notYet()...)
-}
 
 func (r *allocationRunner) loop(names func(owca.Storage) string) run.Runner {
 	return r.measurementRunner.loop(names)

@@ -104,9 +104,8 @@ Run it as an ordinary user; measuring cgroups needs no capability. For more the 
 AmbientCapabilities= or from the container runtime:
   CAP_PERFMON       performance counters
   CAP_BPF           performance counters of many tasks at little cost
-and for what is to come:
-  CAP_DAC_OVERRIDE  write limits of cgroups, and resctrl
-  CAP_SETUID        put other users' tasks into resctrl groups
+  CAP_DAC_OVERRIDE  cache and memory bandwidth monitoring: make resctrl groups
+  CAP_SETUID        and put other users' tasks into them
 To run as root all the same, say --root (-0)`
 
 var errInterrupted = errors.New("interrupted")

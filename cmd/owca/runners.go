@@ -6,14 +6,18 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/internal/measure"
 	"github.com/owca-project/owca/internal/perf"
 	"github.com/owca-project/owca/internal/proc"
+	"github.com/owca-project/owca/internal/resctrl"
 	"github.com/owca-project/owca/internal/run"
 	"github.com/owca-project/owca/internal/store"
 )
@@ -48,10 +52,16 @@ type measurementRunner struct {
 
 	EventNames  []string `yaml:"event_names" help:"Performance events to count in every task, by the names of the original, of perf or of sysfs; {a,b} is a group counted together. Empty: instructions, cycles, cache_misses, cache_references, stalls_mem_load, as far as the host has them. See docs/events.md; owca events lists names."`
 	PerfBackend string   `yaml:"perf_backend" enum:"auto,cgroup,bpf,none" help:"How events are counted: cgroup takes descriptors for each task, CPU and event; bpf two for each CPU, and a program shares out what the CPU counts; auto is cgroup for a few tasks and bpf for many, if the host can; none counts nothing."`
-	RDTEnabled  *bool    `yaml:"rdt_enabled" help:"Monitor cache occupancy and memory bandwidth by resctrl. null = if the host can. This version cannot yet, and says so if true."`
+
+	RDTEnabled          *bool             `yaml:"rdt_enabled" help:"Monitor the cache occupancy and memory bandwidth of tasks by resctrl. null = if the host can; true = do not start if it cannot; false = leave resctrl alone. See docs/resctrl.md."`
+	ResctrlMount        bool              `yaml:"resctrl_mount" help:"Mount resctrl at /sys/fs/resctrl if it is not mounted, and unmount it at the end, which needs CAP_SYS_ADMIN."`
+	ResctrlMountOptions []string          `yaml:"resctrl_mount_options" enum:"cdp,cdpl2,mba_MBps" help:"Options to mount resctrl with: cdp and cdpl2 allocate code and data apart, in half as many control groups; mba_MBps takes memory bandwidth in MB/s."`
+	RDTMonitorFirst     map[string]string `yaml:"rdt_monitor_first" help:"Which tasks are monitored first if there are more than monitoring ids (RMIDs): those whose labels all match these regular expressions, each anchored at the start. After them, and without this, come guaranteed pods, then the others, best-effort ones last; of equal ones those that use more CPU."`
 
 	host     *measure.Host
 	counters *measure.Counters // of Start
+	resctrl  *measure.Resctrl  // of Start
+	first    map[string]*regexp.Regexp
 }
 
 func newMeasurementRunner(host *measure.Host) *measurementRunner {
@@ -96,6 +106,17 @@ func (r *measurementRunner) Validate() error {
 	for _, err := range each(err) {
 		errs = append(errs, &fieldError{"event_names", err})
 	}
+	r.first = make(map[string]*regexp.Regexp, len(r.RDTMonitorFirst))
+	for _, label := range slices.Sorted(maps.Keys(r.RDTMonitorFirst)) {
+		re, err := regexp.Compile("^(?:" + r.RDTMonitorFirst[label] + ")")
+		if err != nil {
+			errs = append(errs, &fieldError{"rdt_monitor_first", fmt.Errorf("label %s: %q is not a regular expression: %w", label, r.RDTMonitorFirst[label], err)})
+		}
+		r.first[label] = re
+	}
+	if len(r.ResctrlMountOptions) > 0 && !r.ResctrlMount {
+		errs = append(errs, &fieldError{"resctrl_mount_options", errors.New("without resctrl_mount: true they have no effect: resctrl keeps the options it was mounted with")})
+	}
 	return errors.Join(errs...)
 }
 
@@ -118,11 +139,71 @@ func (r *measurementRunner) events() []string {
 	return r.EventNames
 }
 
-// Start finds out what this host counts of the events. What is wrong with the
+// Start finds out what the host can measure of what is wanted.
+func (r *measurementRunner) Start(context.Context) error {
+	if err := r.startCounters(); err != nil {
+		return err
+	}
+	return r.startResctrl()
+}
+
+// Close gives back what Start got and no loop took over.
+//
+//nolint:unparam // the interface has the result
+func (r *measurementRunner) Close() error {
+	r.resctrl.Discard()
+	return nil
+}
+
+// startResctrl looks for resctrl, and mounts it if it is to. Whatever is missing is
+// an error only of rdt_enabled: true.
+func (r *measurementRunner) startResctrl() error {
+	if r.RDTEnabled != nil && !*r.RDTEnabled {
+		return nil
+	}
+	planned, err := r.host.PlanResctrl(measure.ResctrlOptions{
+		Mount: r.ResctrlMount,
+		MountOptions: resctrl.MountOptions{
+			CDP:   slices.Contains(r.ResctrlMountOptions, "cdp"),
+			CDPL2: slices.Contains(r.ResctrlMountOptions, "cdpl2"),
+			MBps:  slices.Contains(r.ResctrlMountOptions, "mba_MBps"),
+		},
+		First: r.first,
+	})
+	switch {
+	case err == nil:
+	case r.RDTEnabled != nil:
+		planned.Discard()
+		return fmt.Errorf("rdt_enabled: true, but: %w%s", err, resctrlHint(err))
+	case errors.Is(err, errors.ErrUnsupported):
+		slog.Debug("no cache and memory bandwidth monitoring", "component", "measure", "error", err)
+	case r.ResctrlMount && !errors.Is(err, syscall.EROFS):
+		slog.Warn("resctrl cannot be used as it is configured; the rest is measured", "component", "measure", "error", err)
+	}
+	r.resctrl = planned
+	return nil
+}
+
+// resctrlHint says what to do so that resctrl can be used.
+func resctrlHint(err error) string {
+	switch {
+	case errors.Is(err, resctrl.ErrNotMounted):
+		return ", or set resctrl_mount: true; with rdt_enabled: null the rest is measured until then"
+	case errors.Is(err, fs.ErrPermission):
+		return ": making groups needs CAP_DAC_OVERRIDE, moving threads of other users CAP_SETUID, mounting CAP_SYS_ADMIN"
+	case errors.Is(err, syscall.EROFS):
+		return ": mount it for reading and writing"
+	case errors.Is(err, errors.ErrUnsupported):
+		return "; with rdt_enabled: null the rest is measured"
+	}
+	return ""
+}
+
+// startCounters finds out what this host counts of the events. What is wrong with the
 // events themselves (a name that no host knows, a group that this one has not
 // the counters for) is an error of the configuration. Whatever else keeps them
 // from being counted is logged, and the rest is measured.
-func (r *measurementRunner) Start(context.Context) error {
+func (r *measurementRunner) startCounters() error {
 	if r.PerfBackend == "none" {
 		return nil
 	}
@@ -216,18 +297,10 @@ func (r *measurementRunner) loop(names func(owca.Storage) string) run.Runner {
 		},
 		Platform: measure.PlatformOptions{VMStat: r.VMStat, SlowInterval: r.PlatformSlow, NoDRAM: r.PerfBackend == "none"},
 		Counters: r.counters,
+		Resctrl:  r.resctrl,
 	}
 	for _, s := range r.MetricsStorage {
 		out.Storages = append(out.Storages, run.Storage{Name: names(s), Storage: s})
 	}
 	return out
-}
-
-// notYet says what the configuration asks of this version that it cannot do.
-func (r *measurementRunner) notYet() []string {
-	var list []string
-	if r.RDTEnabled != nil && *r.RDTEnabled {
-		list = append(list, "rdt_enabled: resctrl monitoring is not part of this version; the rest is measured")
-	}
-	return list
 }

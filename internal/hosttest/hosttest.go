@@ -317,6 +317,8 @@ func RunLoad() {
 //	switch 1000      one thread sleeps that many times, then waits
 //	touch 64         touches that many MiB of anonymous memory, then waits
 //	threads 100      keeps that many OS threads blocked until killed
+//	forks 8          that many chains of processes, each of which forks the next
+//	                 and ends, until killed
 //
 // See Process.Done.
 func (c *Cgroup) Start(load string) *Process {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -70,6 +71,28 @@ func run(load []string) error {
 		for range n {
 			<-ready
 		}
+	case "forks":
+		n, err := strconv.Atoi(load[1])
+		if err != nil {
+			return err
+		}
+		// The ends of the chains are this process's to wait for.
+		const setChildSubreaper = 36 // PR_SET_CHILD_SUBREAPER
+		if _, _, e := syscall.RawSyscall(syscall.SYS_PRCTL, setChildSubreaper, 1, 0); e != 0 {
+			return e
+		}
+		// None outlives this process.
+		const chain = `next() { kill -0 "$0" 2>/dev/null || exit; sleep 0.01; next & }; next`
+		for range n {
+			if err := exec.Command("sh", "-c", chain, strconv.Itoa(os.Getpid())).Run(); err != nil {
+				return err
+			}
+		}
+		go func() {
+			for err := error(nil); err == nil || err == syscall.EINTR; {
+				_, err = syscall.Wait4(-1, nil, 0, nil)
+			}
+		}()
 	default:
 		return fmt.Errorf("unknown load %q", load)
 	}

@@ -91,7 +91,7 @@ func minorFaults(s *sum) (uint64, bool) {
 	return all - major, ok1 && ok2 && all >= major
 }
 
-func (t *Tasks) emit(k *taskState, now, listed time.Time, due [numSlow]bool, alive int) {
+func (t *Tasks) emit(k *taskState, now, listed time.Time) {
 	m := k.measurements[:0]
 	put := func(d *owca.Desc, v owca.Value) { m = append(m, owca.Reading{Desc: d, Value: v}) }
 
@@ -131,8 +131,9 @@ func (t *Tasks) emit(k *taskState, now, listed time.Time, due [numSlow]bool, ali
 		}
 	}
 
-	m = t.derive(m, k, due)
+	m = t.derive(m, k)
 	m = t.emitCounts(m, k)
+	m = k.emitUsage(m)
 
 	if cpus, ok := first(k.Resources, "cpus", "requests_cpu"); ok {
 		put(owca.TaskRequestedCPUs, owca.Float(cpus))
@@ -145,14 +146,14 @@ func (t *Tasks) emit(k *taskState, now, listed time.Time, due [numSlow]bool, ali
 			m = append(m, owca.Reading{Desc: owca.TaskReadingAge, Label: slowNames[sl], Value: owca.Int(uint64(now.Sub(e.at).Milliseconds()))})
 		}
 	}
-	put(owca.TaskCgroups, owca.Int(uint64(alive)))
+	put(owca.TaskCgroups, owca.Int(uint64(k.alive)))
 	put(owca.TaskLastSeen, owca.Int(uint64(max(0, listed.UnixMilli()))))
-	put(owca.TaskUp, owca.Int(uint64(min(alive, 1))))
+	put(owca.TaskUp, owca.Int(uint64(min(k.alive, 1))))
 	k.measurements = m
 }
 
 // derive appends what two samples tell.
-func (t *Tasks) derive(m owca.Measurements, k *taskState, due [numSlow]bool) owca.Measurements {
+func (t *Tasks) derive(m owca.Measurements, k *taskState) owca.Measurements {
 	if dt := k.at.Sub(k.prevAt).Seconds(); !k.prevAt.IsZero() && dt > 0 {
 		for i := range rates {
 			r := &rates[i]
@@ -166,7 +167,7 @@ func (t *Tasks) derive(m owca.Measurements, k *taskState, due [numSlow]bool) owc
 			}
 		}
 	}
-	if due[slowMemoryStat] {
+	if k.slowRead[slowMemoryStat] {
 		k.statRates()
 	}
 	return append(m, k.stat.rates...)

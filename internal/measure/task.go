@@ -71,6 +71,8 @@ type Tasks struct {
 	counting *counting // nil: no performance counters
 	beside   bool      // see OpenBeside
 	members  int       // cgroups of all tasks
+
+	monitoring *monitoring // nil: no resctrl
 }
 
 // NewTasks returns a Tasks that has not read anything. labels makes the labels
@@ -146,6 +148,11 @@ type taskState struct {
 	stat statPrev // of memory.stat
 
 	counts taskCounts // of performance events
+	watch  watching   // by resctrl
+	usage  taskUsage  // what that told
+
+	slowRead [numSlow]bool // in this tick
+	alive    int           // members that were read in it
 
 	runQueue runQueue
 
@@ -182,11 +189,15 @@ func (t *Tasks) Read(now, listed time.Time, tasks []owca.Task) ([]owca.TaskData,
 	var err error
 	failed := 0
 	for _, k := range t.order {
-		if e := t.read(k, now, listed); e != nil {
+		if e := t.read(k, now); e != nil {
 			if failed++; err == nil {
 				err = e
 			}
 		}
+	}
+	monitorErr := t.monitor(now, listed)
+	for _, k := range t.order {
+		t.emit(k, now, listed)
 		t.out = append(t.out, owca.TaskData{Task: k.Task, MetricLabels: k.labels, Measurements: k.measurements})
 	}
 	if t.counting != nil {
@@ -198,7 +209,7 @@ func (t *Tasks) Read(now, listed time.Time, tasks []owca.Task) ([]owca.TaskData,
 	if failed > 1 {
 		err = fmt.Errorf("%d tasks could not be read in full; the first: %w", failed, err)
 	}
-	return t.out, errors.Join(err, countErr)
+	return t.out, errors.Join(err, countErr, monitorErr)
 }
 
 // sync brings order in line with tasks. Nodes return the slice of the call
@@ -208,6 +219,9 @@ func (t *Tasks) sync(tasks []owca.Task) {
 		return
 	}
 	t.last = tasks
+	if t.monitoring != nil {
+		t.monitoring.listed = true
+	}
 	t.order, t.members = t.order[:0], 0
 	for i := range tasks {
 		nt := &tasks[i]
@@ -235,6 +249,7 @@ func (t *Tasks) sync(tasks []owca.Task) {
 	if len(t.known) > len(t.order) {
 		for id, k := range t.known {
 			if k.seen != t.tick {
+				t.unwatch(k)
 				k.close()
 				delete(t.known, id)
 			}
@@ -242,8 +257,9 @@ func (t *Tasks) sync(tasks []owca.Task) {
 	}
 }
 
-// Close gives back every open file.
+// Close gives back every open file, and what was made in resctrl.
 func (t *Tasks) Close() {
+	t.stopMonitoring()
 	for _, k := range t.known {
 		k.close()
 	}
@@ -358,7 +374,7 @@ func (k *taskState) phase() time.Duration {
 	return time.Duration(float64(h.Sum32()) / (math.MaxUint32 + 1) * float64(time.Hour))
 }
 
-func (t *Tasks) read(k *taskState, now, listed time.Time) error {
+func (t *Tasks) read(k *taskState, now time.Time) error {
 	k.unpark(t.tick)
 	due, sets := k.due(&t.options, now)
 	var failed error
@@ -422,7 +438,7 @@ func (t *Tasks) read(k *taskState, now, listed time.Time) error {
 			k.slow[s].at = now
 		}
 	}
-	t.emit(k, now, listed, due, alive)
+	k.slowRead, k.alive = due, alive
 	return failed
 }
 

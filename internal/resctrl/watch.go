@@ -1,10 +1,54 @@
 package resctrl
 
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// followPasses bounds one Follow. Threads and children of threads that are in are
+	// born in, so that each pass leaves only those that were being forked meanwhile: a
+	// child has its parent's group from the beginning of fork(2) (dup_task_struct), and is
+	// listed at its end.
+	followPasses = 5
+	// forkTime is how long the second pass waits for forks to end, the next ones twice as
+	// long each.
+	forkTime = time.Millisecond
+	// locateFew is up to how many threads are looked at one by one: a file in /proc
+	// costs some 10 µs, a tasks file a walk over all threads of the host.
+	locateFew = 32
+)
+
 // Watch keeps the threads of one task together: in a control group and, as long as
-// it is monitored, in a monitoring group of their own in that.
+// it is monitored, in a monitoring group of their own in that. One goroutine at a
+// time may use it, as the [Tree] that it is of.
 type Watch struct {
-	tree *Tree
-	name Name
+	tree    *Tree
+	name    Name   // where the threads are; without Monitor if that was removed by somebody
+	monitor string // what the monitoring group is called, there or not
+	group   *Group // nil until the first Read
+	epoch   int
+
+	lost   bool // somebody removed the monitoring group
+	placed bool // Move chose the control group: the task was not found there
+	// from is the control group that it was moved from, where threads may be that were
+	// being forked then, for as many Follows as moving says.
+	from   string
+	moving int
+
+	// Sorted. known are the threads at the last Follow; all of them are in the group
+	// but the foreign ones and the refused.
+	known, foreign, refused []int
+	list, unknown, in, take []int // of one pass, kept for the next
+
+	byGroups bool // the kernel does not tell the group of a thread
 }
 
 // Lister appends the thread ids of a task to buf. One that has just ended may be
@@ -13,29 +57,295 @@ type Lister func(buf []int) ([]int, error)
 
 // Watch begins to keep the threads of a task together. paths are the task's cgroups:
 // a monitoring group that is named after one of them is adopted wherever it is, with
-// what it counted (see [MonitorName]); otherwise the task is where most of its
-// threads are: in the default group, or where another program put it. Nothing is
-// written.
-func (t *Tree) Watch(paths []string, groups []Name, threads Lister) (*Watch, error) { panic("C") }
+// what it counted (see [MonitorName]), of several the one with the most threads of
+// the task; otherwise the task is where most of its threads are: in the default
+// group, or where another program put it. Nothing is written; the first Follow moves
+// the threads. groups are those of [Tree.Groups], read once for all tasks.
+func (t *Tree) Watch(paths []string, groups []Name, threads Lister) (*Watch, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("resctrl: a task without a cgroup cannot be watched")
+	}
+	w := &Watch{tree: t, monitor: MonitorName(paths[0])}
+	_, err := t.Locate(os.Getpid())
+	w.byGroups = errors.Is(err, errors.ErrUnsupported)
+	list, err := threads(nil)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(list)
+	w.list = slices.Compact(list)
+
+	names := make([]string, len(paths))
+	for i, p := range paths {
+		names[i] = MonitorName(p)
+	}
+	most := -1
+	for _, g := range groups {
+		if !slices.Contains(names, g.Monitor) {
+			continue
+		}
+		w.in, err = t.Threads(g, w.in[:0])
+		if errors.Is(err, ErrGone) {
+			continue // since groups was read
+		}
+		if err != nil {
+			return nil, err
+		}
+		slices.Sort(w.in)
+		if n := len(tidsCommon(nil, w.list, w.in)); n > most {
+			most, w.name, w.monitor = n, g, g.Monitor
+		}
+	}
+	if most >= 0 {
+		return w, nil
+	}
+	w.name.Control, err = w.majority(w.list)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
 
 // MonitorName is the directory of the monitoring group of a task with this cgroup:
-// Prefix and the path with "-" for "/", as the original named its, a hash of the path
-// added where that is ambiguous, or longer than a file name may be.
-func MonitorName(path string) string { panic("C") }
+// Prefix and the path with "-" for "/", as the original named its, "~" and a hash of the path
+// added where that is ambiguous, or longer than a file name may be: of such a path
+// the end is kept, where the container's id is. No two paths have the same name, as
+// far as 64 bits of SHA-256 tell them apart.
+func MonitorName(path string) string {
+	const maxName = 255 // NAME_MAX
+	body, rooted := strings.CutPrefix(path, "/")
+	// A plain name is the path again with "/" for "-"; it has no "~".
+	plain := rooted && len(Prefix)+len(body) <= maxName
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r == '/':
+			return '-'
+		case r == '-' || r == '~':
+			plain = false
+			return r
+		case r < ' ' || r == 0x7f || r == '\ufffd':
+			plain = false
+			return '_'
+		}
+		return r
+	}, body)
+	if plain {
+		return Prefix + name
+	}
+	sum := sha256.Sum256([]byte(path))
+	hash := "~" + hex.EncodeToString(sum[:8])
+	if over := len(Prefix) + len(name) + len(hash) - maxName; over > 0 {
+		name = strings.ToValidUTF8(name[over:], "")
+	}
+	return Prefix + name + hash
+}
 
-// Name returns the group that the threads are kept in.
+// Orphans returns the monitoring groups of ours that are not kept: those of an agent
+// that ran before, for tasks that ended meanwhile. It is right once all tasks are
+// watched, with a kept that knows the [Watch.Name] of each.
+func Orphans(groups []Name, kept func(Name) bool) []Name {
+	var orphans []Name
+	for _, n := range groups {
+		if n.Monitor != "" && n.Ours() && !kept(n) {
+			orphans = append(orphans, n)
+		}
+	}
+	return orphans
+}
+
+// Name returns the group that the threads are kept in. It has no Monitor while there is
+// none, and when somebody removed it.
 func (w *Watch) Name() Name { return w.name }
 
-// Monitor gives the task a monitoring group, if it has none. Errors: those of
-// [Tree.Create].
-func (w *Watch) Monitor() error { panic("C") }
+// Epoch changes whenever the counts began anew: with a new monitoring group. It is 0
+// for one that was adopted.
+func (w *Watch) Epoch() int { return w.epoch }
 
-// Unmonitor removes the monitoring group; the threads stay in the control group.
-func (w *Watch) Unmonitor() error { panic("C") }
+// Monitor gives the task a monitoring group, if it has none; the next Follow moves the
+// threads there. Errors: those of [Tree.Create]; errors.ErrUnsupported where nothing
+// can be monitored.
+func (w *Watch) Monitor() error {
+	if w.name.Monitor != "" {
+		return nil
+	}
+	if w.tree.info.RMIDs() == 0 {
+		return fmt.Errorf("resctrl: monitoring: %w by this host", errors.ErrUnsupported)
+	}
+	to := Name{Control: w.name.Control, Monitor: w.monitor}
+	// One that exists is this task's: of a name like that there is no other.
+	if err := w.tree.Create(to); err != nil && !errors.Is(err, fs.ErrExist) {
+		if errors.Is(err, ErrGone) {
+			w.forget() // the control group is: Follow looks where the threads are
+		}
+		return err
+	}
+	w.name, w.lost = to, false
+	w.epoch++
+	w.forget()
+	return nil
+}
+
+// Unmonitor removes the monitoring group; the threads stay in the control group. If that
+// fails, the group is there and the threads in it.
+func (w *Watch) Unmonitor() error {
+	w.lost = false
+	if w.name.Monitor == "" {
+		return nil
+	}
+	err := errors.Join(w.closeGroup(), w.tree.Remove(w.name))
+	if err != nil {
+		return err
+	}
+	w.name.Monitor = "" // the kernel moves its threads to the control group
+	return nil
+}
 
 // Move moves the task to another control group, which exists, with its monitoring
-// group: its counts go on where the kernel can rename it, and begin anew where not.
-func (w *Watch) Move(control string) error { panic("C") }
+// group: its counts go on where the kernel can rename it, and begin anew where not;
+// if no RMID is free for that, it is made by a later Follow. Without one, the threads
+// are moved that the last Follow found. The next Follow moves those that were
+// being forked. After an error the task is where Name says: as a rule where it
+// was.
+func (w *Watch) Move(control string) error {
+	err := w.moveTo(control)
+	if w.name.Control == control {
+		w.placed = true
+	}
+	return err
+}
+
+func (w *Watch) moveTo(control string) error {
+	from := w.name.Control
+	if control == from {
+		return nil
+	}
+	inside := tidsWithout(nil, tidsWithout(nil, w.known, w.foreign), w.refused)
+	err := w.moveMonitor(control)
+	if errors.Is(err, ErrGone) && w.name.Control == from && w.gone() {
+		err = w.lose() // the monitoring group, not the control group to move to
+	}
+	if err == nil && w.name.Monitor == "" && w.name.Control == from {
+		to := Name{Control: control}
+		if err = w.moveThreads(to, inside); err == nil {
+			w.name = to
+		}
+	}
+	if w.name.Control == control {
+		w.from, w.moving = from, 2
+	}
+	return err
+}
+
+// moveMonitor moves the monitoring group, if there is one, and the threads in it.
+func (w *Watch) moveMonitor(control string) error {
+	if w.name.Monitor == "" {
+		return nil
+	}
+	to := Name{Control: control, Monitor: w.name.Monitor}
+	err := w.tree.Rename(w.name, to)
+	if errors.Is(err, fs.ErrExist) {
+		// Left by a move that did not come to its end.
+		if err = w.tree.Remove(to); err == nil {
+			err = w.tree.Rename(w.name, to)
+		}
+	}
+	if errors.Is(err, errors.ErrUnsupported) {
+		return w.replaceMonitor(to)
+	}
+	if err != nil {
+		return err
+	}
+	w.name = to
+	if w.group != nil {
+		w.group.Renamed(to)
+	}
+	return nil
+}
+
+// replaceMonitor is moveMonitor where the kernel cannot rename.
+func (w *Watch) replaceMonitor(to Name) error {
+	tids, err := w.tree.Threads(w.name, nil)
+	if err != nil {
+		return err
+	}
+	created := true
+	switch err := w.tree.Create(to); {
+	case errors.Is(err, ErrNoRMID):
+		// What the task may use matters more than that it is counted.
+		to.Monitor, created = "", false
+	case err != nil && !errors.Is(err, fs.ErrExist):
+		return err
+	}
+	if err := w.moveThreads(to, tids); err != nil {
+		if created {
+			err = errors.Join(err, w.tree.Remove(to))
+		}
+		return err
+	}
+	old := w.name
+	w.name = to
+	if created {
+		w.epoch++
+	}
+	w.lost = !created
+	if err := errors.Join(w.closeGroup(), w.tree.Remove(old)); err != nil {
+		return fmt.Errorf("resctrl: the threads of %s moved to %s, the old group stays: %w", old, to, err)
+	}
+	return nil
+}
+
+// moveThreads moves threads from the group, all or, as far as the kernel allows, none.
+func (w *Watch) moveThreads(to Name, tids []int) error {
+	if len(tids) == 0 {
+		_, err := w.tree.Threads(to, nil) // there is such a group
+		return err
+	}
+	moved, err := w.tree.Add(to, tids)
+	if err == nil {
+		return nil
+	}
+	back := 0
+	if moved > 0 {
+		w.forget() // some may stay there
+		var failed error
+		back, failed = w.tree.Add(w.name, tids)
+		err = errors.Join(err, failed)
+	}
+	return fmt.Errorf("resctrl: of %d threads %d moved from %s to %s, and %d back: %w",
+		len(tids), moved, w.name, to, min(moved, back), err)
+}
+
+// gone asks the kernel whether the group is.
+func (w *Watch) gone() bool {
+	var err error
+	w.in, err = w.tree.Threads(w.name, w.in[:0])
+	return errors.Is(err, ErrGone)
+}
+
+// lose is for a group that does not exist any more. The kernel moved the threads of a
+// monitoring group to its control group, those of that to the default group.
+func (w *Watch) lose() error {
+	if w.name.Monitor != "" {
+		w.lost = true
+		w.name.Monitor = ""
+	}
+	w.forget()
+	return w.closeGroup()
+}
+
+// forget has the next Follow look at all threads.
+func (w *Watch) forget() {
+	w.known, w.foreign, w.refused = w.known[:0], w.foreign[:0], w.refused[:0]
+}
+
+func (w *Watch) closeGroup() error {
+	if w.group == nil {
+		return nil
+	}
+	err := w.group.Close()
+	w.group = nil
+	return err
+}
 
 // Followed is what one Follow did.
 type Followed struct {
@@ -44,6 +354,9 @@ type Followed struct {
 	// Foreign is how many threads are in another group that somebody else put them
 	// in since. They are left there; what the group counts is not all of the task.
 	Foreign int
+	// Refused is how many threads the kernel does not let be moved: the error of the
+	// Follow that tried says why. The next one that is full tries again.
+	Refused int
 	// Stable: a pass found nothing more to move.
 	Stable bool
 }
@@ -51,21 +364,366 @@ type Followed struct {
 // Follow moves the threads of the task that are not in its group there: those that
 // were moved into its cgroups from elsewhere. Threads and children of threads in
 // the group are born in it. It lists the threads until a pass finds none to move, at
-// most a few times. A thread that it knows is not looked at again unless full, where
-// the kernel is asked which threads are in the group: that finds those that
-// somebody moved away.
+// most a few times. A thread that is being forked while its parent is moved is found
+// by the next Follow, which, where it finds threads again, waits some milliseconds
+// before each other pass for forks to end. A thread that it knows is not looked at again unless full,
+// where the kernel is asked which threads are in the group: that finds those that
+// somebody moved away, those that are foreign no more, a group that was removed, and a
+// thread that has the id of one that was known and ended. The pace for that is
+// seconds; otherwise Follow is for every tick in which threads may have come: with
+// nothing new it costs the listing and a comparison.
 //
-// A task in a control group that Follow did not put it in and that is not ours
-// stays there: its monitoring group moves to it.
-func (w *Watch) Follow(threads Lister, full bool) (Followed, error) { panic("C") }
+// A task in a control group that neither Move put it in nor is ours stays there: when
+// most threads are, its monitoring group moves to it, and the others do. Single
+// ones are Foreign, and so are those in a monitoring group of somebody else, until
+// they are back in a control group itself. A thread in the default group is taken,
+// whoever moved it there.
+//
+// An error is one of threads, which is returned as it is, or tells what could not be
+// done; the rest was done. [ErrGone] if the file system was unmounted. Those of
+// [Tree.Create] if a monitoring group that somebody removed cannot be made again:
+// the next Follow tries it, unless Unmonitor says otherwise.
+func (w *Watch) Follow(threads Lister, full bool) (Followed, error) {
+	var f Followed
+	var failed error
+	restore := true // a removed group is made again once
+	wait := time.Duration(0)
+	if len(w.known) > 0 {
+		wait = forkTime
+	}
+	for range followPasses {
+		list, err := threads(w.list[:0])
+		w.list = list
+		if err != nil {
+			return f, errors.Join(failed, err)
+		}
+		slices.Sort(w.list)
+		w.list = slices.Compact(w.list)
+		f.Threads = len(w.list)
+
+		if w.lost && restore {
+			restore = false
+			failed = errors.Join(failed, w.restore())
+		}
+		if !full && slices.Equal(w.list, w.known) {
+			f.Stable = true
+			break
+		}
+		again, moved, err := w.pass(full)
+		f.Moved += moved
+		if errors.Is(err, ErrGone) && restore {
+			restore = false
+			if err = w.lose(); err == nil {
+				err = w.restore()
+			}
+			again = true
+		}
+		failed = errors.Join(failed, err)
+		if errors.Is(err, ErrGone) {
+			break
+		}
+		if !again {
+			f.Stable = true
+			break
+		}
+		full = false // what was looked at in this pass is known
+		if moved > 0 {
+			time.Sleep(wait)
+			wait *= 2
+		}
+	}
+	if f.Stable && w.moving > 0 {
+		w.moving--
+	}
+	f.Foreign, f.Refused = len(w.foreign), len(w.refused)
+	return f, failed
+}
+
+// restore makes the monitoring group again and, where its control group is gone too,
+// does so where the threads are now.
+func (w *Watch) restore() error {
+	create := func() error {
+		if !w.lost {
+			return nil
+		}
+		return w.Monitor()
+	}
+	if w.lost {
+		if err := create(); !errors.Is(err, ErrGone) {
+			return err
+		}
+	}
+	control, err := w.majority(w.list)
+	if err != nil {
+		return err
+	}
+	w.name.Control, w.placed, w.moving = control, false, 0
+	w.forget()
+	return create()
+}
+
+// pass looks at the threads in w.list that are not known, at all if full, and moves
+// what is not in the group. again: there was something to move, or all is to be
+// looked at again.
+func (w *Watch) pass(full bool) (again bool, moved int, err error) {
+	if full {
+		w.unknown = append(w.unknown[:0], w.list...)
+		w.foreign, w.refused = w.foreign[:0], w.refused[:0]
+	} else {
+		w.unknown = tidsWithout(w.unknown[:0], w.list, w.known)
+		w.foreign = tidsCommon(w.foreign[:0], w.foreign, w.list)
+		w.refused = tidsCommon(w.refused[:0], w.refused, w.list)
+	}
+	if full || len(w.unknown) > locateFew {
+		if err := w.dropInside(); err != nil {
+			w.forget()
+			return false, 0, err
+		}
+	}
+	w.take = w.take[:0]
+	var votes controlVotes
+	ended := 0
+	locate, err := w.locator(w.unknown)
+	if err != nil {
+		w.forget()
+		return false, 0, err
+	}
+	for _, tid := range w.unknown {
+		at, locating := locate(tid)
+		switch {
+		case errors.Is(locating, fs.ErrNotExist):
+			ended++
+			continue
+		case locating != nil:
+			w.refused = append(w.refused, tid)
+			err = locating // one of them tells enough
+			continue
+		}
+		votes.add(at.Control)
+		switch w.place(at) {
+		case placeForeign:
+			w.foreign = append(w.foreign, tid)
+		case placeElsewhere:
+			w.take = append(w.take, tid)
+		}
+	}
+	home, n := votes.most()
+	if home != w.name.Control && 2*n > len(w.list)-ended && (!w.placed || foreignControl(home)) {
+		movingErr := w.moveTo(home)
+		w.forget()
+		if movingErr == nil {
+			w.placed = false
+		}
+		return movingErr == nil, 0, errors.Join(err, movingErr)
+	}
+	if len(w.take) > 0 {
+		var adding error
+		moved, adding = w.tree.Add(w.name, w.take)
+		if errors.Is(adding, ErrGone) {
+			w.forget()
+			return false, moved, errors.Join(err, adding)
+		}
+		if adding != nil {
+			err = errors.Join(err, adding, w.findRefused())
+		}
+	}
+	slices.Sort(w.foreign)
+	slices.Sort(w.refused)
+	w.known, w.list = w.list, w.known
+	return len(w.take) > 0, moved, err
+}
+
+// dropInside leaves those of w.unknown that the kernel does not have in the group.
+func (w *Watch) dropInside() (err error) {
+	if w.in, err = w.tree.Threads(w.name, w.in[:0]); err != nil {
+		return err
+	}
+	slices.Sort(w.in)
+	w.unknown = tidsWithout(w.unknown[:0], w.unknown, w.in)
+	return nil
+}
+
+// findRefused is for when Add did not move all: those of w.take that live and are not
+// in the group are refused.
+func (w *Watch) findRefused() error {
+	w.unknown = append(w.unknown[:0], w.take...)
+	if len(w.unknown) > locateFew {
+		if err := w.dropInside(); err != nil {
+			return err
+		}
+	}
+	locate, err := w.locator(w.unknown)
+	if err != nil {
+		return err
+	}
+	for _, tid := range w.unknown {
+		at, err := locate(tid)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && w.place(at) == placeInside {
+			continue
+		}
+		w.refused = append(w.refused, tid)
+	}
+	return nil
+}
+
+// watchPlace is where a thread of the task is.
+type watchPlace uint8
+
+const (
+	placeInside    watchPlace = iota
+	placeForeign              // where somebody else put it: it stays
+	placeElsewhere            // it is to be moved
+)
+
+func (w *Watch) place(at Name) watchPlace {
+	switch {
+	case at == w.name:
+		return placeInside
+	case at.Monitor != "" && !at.Ours():
+		if w.name.Monitor == "" && at.Control == w.name.Control {
+			return placeInside // nothing is counted here: let them
+		}
+		return placeForeign
+	case at.Monitor != "":
+		return placeElsewhere // from another task of ours
+	case at.Control == w.name.Control, !foreignControl(at.Control), w.moving > 0 && at.Control == w.from:
+		return placeElsewhere
+	}
+	return placeForeign
+}
+
+// foreignControl says whether only another program can have put threads there.
+func foreignControl(name string) bool {
+	return name != "" && !strings.HasPrefix(name, Prefix)
+}
+
+// majority is the control group that most of the threads are in.
+func (w *Watch) majority(tids []int) (string, error) {
+	var votes controlVotes
+	locate, err := w.locator(tids)
+	if err != nil {
+		return "", err
+	}
+	for _, tid := range tids {
+		at, err := locate(tid)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		votes.add(at.Control)
+	}
+	home, _ := votes.most()
+	return home, nil
+}
+
+// locator returns what says where a thread is, fs.ErrNotExist if it ended: the kernel,
+// or, before Linux 5.6, the tasks files of all groups. A thread in none of them has
+// ended, or is in the default group, whose file is empty where nothing can be
+// allocated.
+func (w *Watch) locator(tids []int) (func(int) (Name, error), error) {
+	if !w.byGroups || len(tids) == 0 {
+		return w.tree.Locate, nil
+	}
+	groups, err := w.tree.Groups(nil)
+	if err != nil {
+		return nil, err
+	}
+	at := map[int]Name{}
+	var in []int
+	for _, g := range groups {
+		in, err = w.tree.Threads(g, in[:0])
+		if err != nil && !errors.Is(err, ErrGone) {
+			return nil, err
+		}
+		for _, tid := range in {
+			at[tid] = g
+		}
+	}
+	return func(tid int) (Name, error) { return at[tid], nil }, nil
+}
+
+// controlVotes counts threads by control group.
+type controlVotes []struct {
+	control string
+	n       int
+}
+
+func (v *controlVotes) add(control string) {
+	for i := range *v {
+		if (*v)[i].control == control {
+			(*v)[i].n++
+			return
+		}
+	}
+	*v = append(*v, struct {
+		control string
+		n       int
+	}{control, 1})
+}
+
+func (v controlVotes) most() (control string, n int) {
+	for _, c := range v {
+		if c.n > n {
+			control, n = c.control, c.n
+		}
+	}
+	return control, n
+}
+
+// tidsWithout appends what is in a and not in b, both sorted, to buf, which may be
+// a[:0].
+func tidsWithout(buf, a, b []int) []int {
+	for _, tid := range a {
+		for len(b) > 0 && b[0] < tid {
+			b = b[1:]
+		}
+		if len(b) == 0 || b[0] != tid {
+			buf = append(buf, tid)
+		}
+	}
+	return buf
+}
+
+// tidsCommon appends what is in both a and b, sorted, to buf, which may be a[:0].
+func tidsCommon(buf, a, b []int) []int {
+	for _, tid := range a {
+		for len(b) > 0 && b[0] < tid {
+			b = b[1:]
+		}
+		if len(b) > 0 && b[0] == tid {
+			buf = append(buf, tid)
+		}
+	}
+	return buf
+}
 
 // Read is [Group.Read] of the monitoring group; nil without one. Where the group was
 // removed by somebody, it is made again by the next Follow, and the error is
 // [ErrGone].
-func (w *Watch) Read(list []Usage) ([]Usage, error) { panic("C") }
-
-// Epoch changes whenever the counts began anew: with a new monitoring group.
-func (w *Watch) Epoch() int { panic("C") }
+func (w *Watch) Read(list []Usage) ([]Usage, error) {
+	if w.lost {
+		return nil, fmt.Errorf("resctrl: monitoring group %s: %w", w.monitor, ErrGone)
+	}
+	if w.name.Monitor == "" {
+		return nil, nil
+	}
+	var err error
+	if w.group == nil {
+		w.group, err = w.tree.Open(w.name)
+	}
+	if err == nil {
+		list, err = w.group.Read(list)
+	}
+	if errors.Is(err, ErrGone) {
+		err = errors.Join(err, w.lose())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
 
 // Close closes the files and leaves all groups and threads as they are.
-func (w *Watch) Close() error { panic("C") }
+func (w *Watch) Close() error { return w.closeGroup() }

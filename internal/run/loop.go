@@ -29,6 +29,7 @@ type Runner struct {
 	Tasks    measure.TaskOptions
 	Platform measure.PlatformOptions
 	Counters *measure.Counters // nil: no performance counters
+	Resctrl  *measure.Resctrl  // nil: neither caches nor memory bandwidth
 	// Derived: store what is computed from two samples, too.
 	Derived bool
 }
@@ -158,6 +159,7 @@ func (l *Loop) adopt(r Runner) (unused []*queue) {
 	}
 	l.tasks.SetOptions(r.Tasks)
 	l.tasks.SetCounters(r.Counters)
+	l.tasks.SetResctrl(r.Resctrl)
 	l.platform.SetOptions(r.Platform)
 	old := l.queues
 	l.queues = make([]*queue, 0, len(r.Storages))
@@ -231,6 +233,7 @@ func (l *Loop) measure(now time.Time) {
 		l.relabel(false)
 		l.snapshot.Time = now
 		l.snapshot.Tasks, tasksErr = l.tasks.Read(now, l.listedAt, l.listed)
+		l.snapshot.Platform.RDT = l.tasks.RDT()
 		return nil
 	})
 	l.report(stageMeasure, errors.Join(err, tasksErr, platformErr))

@@ -50,6 +50,7 @@ func (l *Loop) appendSelf(m []owca.Metric, ms int64) []owca.Metric {
 		put(owca.AgentPerfCgroups, "", owca.Int(uint64(cgroups)))
 		put(owca.AgentPerfFiles, "", owca.Int(uint64(files)))
 	}
+	m = l.appendReadings(m, l.tasks.Monitoring(), l.labels.platform, ms)
 	for _, q := range l.queues {
 		put(owca.AgentStorageDropped, q.name, owca.Int(q.dropped.Load()))
 		put(owca.AgentStorageErrors, q.name, owca.Int(q.errors.Load()))

@@ -1,0 +1,359 @@
+package measure
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/cgroup"
+	"github.com/owca-project/owca/internal/resctrl"
+)
+
+// How RMIDs are shared among more tasks than there are of them. How many there are
+// is learned from what the kernel refuses: groups of other programs have some, too.
+const (
+	// takeTurns: one of so many groups goes round among the tasks that have none.
+	takeTurns = 8
+	// dwell is for how many ticks a task has a group that goes round.
+	dwell = 10
+	// clearly is how many times more CPU a task must use than another one, for
+	// patience ticks on end, to get its group.
+	clearly  = 1.5
+	patience = 5
+	// trifle is a difference in cores that is none.
+	trifle = 0.01
+	// limbo is for how many ticks RMIDs may wait for their cache lines to be
+	// evicted before that is a lack of them.
+	limbo = 10
+)
+
+// budget is who gets an RMID.
+type budget struct {
+	retry   backoff // after a refusal
+	since   uint64  // the tick of the first refusal; 0 = there is enough
+	short   bool    // it was told
+	ranked  bool    // the claims' ranks are of these options
+	better  int     // ticks that best was clearly worth more
+	best    *taskState
+	waiting []*taskState // of this tick
+	held    []*taskState
+}
+
+// claim is what a task has to say for itself.
+type claim struct {
+	rank   int // the lower, the better
+	rankOf *owca.Labels
+	cpu    float64 // cores, averaged over the last ticks
+	known  bool    // cpu is
+
+	since    uint64 // the tick since which it has a group, or waits for one
+	had      uint64 // the tick it last had one
+	turn     bool   // it is one of those that take turns
+	reserved bool   // the next group is to be this one's
+}
+
+// freed lets the next tick try to make a group.
+func (b *budget) freed(tick uint64) {
+	if b.since > 0 {
+		b.retry = backoff{tick: tick + 1}
+	}
+}
+
+// refuse notes that the kernel has no RMID.
+func (c *monitoring) refuse(tick uint64, err error) {
+	b := &c.budget
+	c.refused++
+	if b.since == 0 {
+		b.since = max(1, tick)
+	}
+	most := uint64(32) // others may give some back at any time
+	if errors.Is(err, resctrl.ErrLimbo) {
+		most = 4
+	}
+	b.retry.failed(tick, most)
+}
+
+// share gives tasks monitoring groups: all of them as long as there are RMIDs,
+// otherwise the most valuable ones, and in turns the others.
+func (t *Tasks) share() {
+	c := t.monitoring
+	b := &c.budget
+	if !b.ranked {
+		for _, k := range t.order {
+			k.watch.claim.rankOf = nil
+		}
+		b.ranked = true
+	}
+	b.waiting = b.waiting[:0]
+	for _, k := range t.order {
+		w := &k.watch
+		if w.watch == nil {
+			continue
+		}
+		t.average(k)
+		if !w.monitored() && !w.again && k.alive > 0 && w.retry.due(t.tick) {
+			b.waiting = append(b.waiting, k)
+		}
+	}
+	if len(b.waiting) == 0 {
+		if b.since > 0 {
+			t.enough()
+		}
+		return
+	}
+	for _, k := range t.order {
+		c.rank(k)
+	}
+	slices.SortFunc(b.waiting, func(x, y *taskState) int {
+		if x.watch.claim.reserved != y.watch.claim.reserved {
+			if x.watch.claim.reserved {
+				return -1
+			}
+			return 1
+		}
+		return compareWorth(x, y)
+	})
+	if b.retry.due(t.tick) {
+		t.grant()
+	}
+	b.waiting = slices.DeleteFunc(b.waiting, func(k *taskState) bool { return k.watch.monitored() || k.watch.err != nil })
+	if len(b.waiting) == 0 || b.since == 0 {
+		return
+	}
+	b.held = b.held[:0]
+	for _, k := range t.order {
+		if k.watch.monitored() {
+			b.held = append(b.held, k)
+		}
+	}
+	if !b.short && t.tick-b.since >= limbo {
+		b.short = true
+		slog.Warn("there are fewer monitoring ids (RMIDs) than tasks: the most valuable tasks are monitored, the others in turns",
+			"component", "measure", "monitored", len(b.held), "waiting", len(b.waiting), "rmids", c.rdt.RMIDs)
+	}
+	t.exchange()
+}
+
+// enough ends the sharing.
+func (t *Tasks) enough() {
+	b := &t.monitoring.budget
+	for _, k := range t.order {
+		k.watch.claim.turn, k.watch.claim.reserved = false, false
+	}
+	if b.short {
+		slog.Info("there are monitoring ids (RMIDs) for all tasks again", "component", "measure")
+	}
+	b.since, b.short, b.better, b.best = 0, false, 0, nil
+	b.retry.reset()
+}
+
+// grant makes groups for those who wait, until the kernel refuses one.
+func (t *Tasks) grant() {
+	c := t.monitoring
+	b := &c.budget
+	for _, k := range b.waiting {
+		w := &k.watch
+		switch err := w.watch.Monitor(); {
+		case err == nil:
+			w.err, w.followed, w.full = nil, false, time.Time{}
+			w.again, w.havePids = true, false
+			w.claim.since, w.claim.reserved = t.tick, false
+			b.retry.reset()
+		case errors.Is(err, resctrl.ErrNoRMID):
+			c.refuse(t.tick, err)
+			return
+		case errors.Is(err, resctrl.ErrGone):
+			w.again = true // the control group is gone: Follow finds where the threads are
+		default:
+			w.failed(c, k, t.tick, err)
+			if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+				// As it will be for the others.
+				for _, o := range b.waiting {
+					if o.watch.err == nil && !o.watch.monitored() {
+						o.watch.err = err
+						o.watch.retry = w.retry
+					}
+				}
+				return
+			}
+		}
+		if c.late() {
+			return
+		}
+	}
+}
+
+// exchange takes the group of one task for another one that it is clearly worth more
+// for, or whose turn it is. The RMID is free when its cache lines are evicted.
+func (t *Tasks) exchange() {
+	b := &t.monitoring.budget
+	share := 0
+	if len(b.held) >= 4 {
+		share = max(1, len(b.held)/takeTurns)
+	}
+	slices.SortFunc(b.held, func(x, y *taskState) int { return compareWorth(y, x) }) // the least first
+	turns, reserved := 0, 0
+	for _, k := range b.held {
+		if k.watch.claim.turn {
+			turns++
+		}
+	}
+	for _, k := range b.waiting {
+		cl := &k.watch.claim
+		if cl.reserved && t.tick-cl.since > 3*dwell {
+			cl.reserved, cl.turn = false, false // somebody else took it
+		}
+		if cl.reserved {
+			reserved++
+			if cl.turn {
+				turns++
+			}
+		}
+	}
+	for _, k := range b.held {
+		if cl := &k.watch.claim; turns < share && !cl.turn {
+			cl.turn, cl.since = true, t.tick
+			turns++
+		}
+	}
+	for _, k := range slices.Backward(b.held) {
+		if cl := &k.watch.claim; turns > share && cl.turn {
+			cl.turn = false
+			turns--
+		}
+	}
+	if reserved >= max(1, share) {
+		return
+	}
+
+	// The least valuable one that has its group for good, and the most valuable one
+	// that has not.
+	var keep, best *taskState
+	for _, k := range b.held {
+		switch {
+		case !k.watch.claim.turn:
+			keep = cmp.Or(keep, k)
+		case best == nil || compareWorth(k, best) < 0:
+			best = k
+		}
+	}
+	for _, k := range b.waiting {
+		if !k.watch.claim.reserved && (best == nil || compareWorth(k, best) < 0) {
+			best = k
+		}
+	}
+	if best != b.best || keep == nil || best == nil || !clearlyWorthMore(best, keep) {
+		b.better = 0
+	} else {
+		b.better++
+	}
+	b.best = best
+	if b.better >= patience {
+		b.better = 0
+		if best.watch.monitored() {
+			best.watch.claim.turn, keep.watch.claim.turn = false, true
+			keep.watch.claim.since = t.tick
+			return
+		}
+		t.give(keep, best, false)
+		return
+	}
+
+	// The one that had its turn, and the one that waited longest.
+	var over, next *taskState
+	for _, k := range b.held {
+		cl := &k.watch.claim
+		if cl.turn && t.tick-cl.since >= dwell && (over == nil || cl.since < over.watch.claim.since) {
+			over = k
+		}
+	}
+	for _, k := range b.waiting {
+		if cl := &k.watch.claim; !cl.reserved && (next == nil || cl.had < next.watch.claim.had) {
+			next = k
+		}
+	}
+	if over != nil && next != nil {
+		t.give(over, next, true)
+	}
+}
+
+// give removes the group of one task for another one.
+func (t *Tasks) give(from, to *taskState, turn bool) {
+	c, w := t.monitoring, &from.watch
+	if err := w.watch.Unmonitor(); err != nil {
+		c.fail(from, err)
+		return
+	}
+	w.followed, w.foreign, w.again = false, false, false
+	w.claim.turn, w.claim.had, w.claim.since = false, t.tick, t.tick
+	to.watch.claim.reserved, to.watch.claim.turn, to.watch.claim.since = true, turn, t.tick
+	c.budget.retry = backoff{tick: t.tick + 1}
+}
+
+// average keeps what CPU a task uses.
+func (t *Tasks) average(k *taskState) {
+	d, ok := delta(k.sum, k.prev, cgroup.CPUUsage)
+	dt := k.at.Sub(k.prevAt)
+	if !ok || k.prevAt.IsZero() || dt <= 0 {
+		return
+	}
+	cores := float64(d) / float64(dt)
+	if cl := &k.watch.claim; cl.known {
+		cl.cpu += (cores - cl.cpu) / 5
+	} else {
+		cl.cpu, cl.known = cores, true
+	}
+}
+
+// compareWorth puts the task first that it is worth more to monitor.
+func compareWorth(x, y *taskState) int {
+	a, b := &x.watch.claim, &y.watch.claim
+	return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.cpu, a.cpu), strings.Compare(string(x.ID), string(y.ID)))
+}
+
+func clearlyWorthMore(x, y *taskState) bool {
+	a, b := &x.watch.claim, &y.watch.claim
+	return a.rank < b.rank || a.rank == b.rank && a.cpu > clearly*b.cpu && a.cpu-b.cpu > trifle
+}
+
+// rank puts tasks that the user named first, then those with guaranteed resources;
+// those that take what is left are last.
+func (c *monitoring) rank(k *taskState) {
+	cl := &k.watch.claim
+	if cl.rankOf == k.labels && k.labels != nil {
+		return
+	}
+	cl.rankOf, cl.rank = k.labels, rankOf(k.Labels)
+	if len(c.options.First) == 0 {
+		return
+	}
+	for name, re := range c.options.First {
+		if value, ok := k.Labels[name]; !ok || !re.MatchString(value) {
+			return
+		}
+	}
+	cl.rank = math.MinInt
+}
+
+// rankOf is the rank by the labels of discovery (qos_class), of the original's
+// Kubernetes node, and of the examples for its allocator (type).
+func rankOf(labels map[string]string) int {
+	qos, ok := labels["qos_class"]
+	if !ok {
+		qos = labels["app_kubernetes_io__qos_class"]
+	}
+	switch qos = strings.ToLower(qos); {
+	case qos == "guaranteed":
+		return -1
+	case qos == "besteffort", strings.HasPrefix(labels["type"], "best_effort"):
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,817 @@
+package measure
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/cgroup"
+	"github.com/owca-project/owca/internal/resctrl"
+)
+
+// ResctrlOptions say how tasks are monitored by resctrl.
+type ResctrlOptions struct {
+	// Mount: mount resctrl if nobody has; what was mounted so is unmounted at the end.
+	Mount        bool
+	MountOptions resctrl.MountOptions
+	// First: of the tasks that there are not enough RMIDs for, those whose labels all
+	// match come first. Expressions are anchored at the start.
+	First map[string]*regexp.Regexp
+}
+
+// Resctrl is how tasks are monitored. It never changes; whoever wants it otherwise
+// plans anew.
+type Resctrl struct {
+	options ResctrlOptions
+	fs      resctrlFS
+	made    *resctrl.Mount // by PlanResctrl, and nobody's yet
+}
+
+// resctrlFS, resctrlTree and resctrlWatch are what is used of package resctrl; tests
+// have others, for what the kernel does not do when it is asked to.
+type resctrlFS interface {
+	Mounted() (resctrl.Mount, error)
+	Mount(resctrl.MountOptions) (resctrl.Mount, error)
+	Unmount(resctrl.Mount) error
+	Open(resctrl.Mount) (resctrlTree, error)
+}
+
+type resctrlTree interface {
+	Info() *resctrl.Info
+	Alive() error
+	Groups([]resctrl.Name) ([]resctrl.Name, error)
+	Threads(resctrl.Name, []int) ([]int, error)
+	Remove(resctrl.Name) error
+	Watch([]string, []resctrl.Name, resctrl.Lister) (resctrlWatch, error)
+	Close() error
+}
+
+type resctrlWatch interface {
+	Name() resctrl.Name
+	Monitor() error
+	Unmonitor() error
+	Follow(resctrl.Lister, bool) (resctrl.Followed, error)
+	Read([]resctrl.Usage) ([]resctrl.Usage, error)
+	Epoch() int
+	Close() error
+}
+
+type hostResctrl struct{ resctrl.FS }
+
+func (hostResctrl) Open(m resctrl.Mount) (resctrlTree, error) {
+	t, err := m.Open()
+	if err != nil {
+		return nil, err
+	}
+	return hostTree{t}, nil
+}
+
+type hostTree struct{ *resctrl.Tree }
+
+func (t hostTree) Watch(paths []string, groups []resctrl.Name, threads resctrl.Lister) (resctrlWatch, error) {
+	w, err := t.Tree.Watch(paths, groups, threads)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// PlanResctrl looks for resctrl, and mounts it if that is wanted and nobody has; what
+// it mounts is the Tasks' that it is given to, or of [Resctrl.Discard]. With an error
+// that is not errors.ErrUnsupported there is a Resctrl all the same, which waits for
+// what is missing. Errors: errors.ErrUnsupported, [resctrl.ErrNotMounted],
+// fs.ErrPermission if monitoring groups cannot be made, or syscall.EROFS.
+func (h *Host) PlanResctrl(o ResctrlOptions) (*Resctrl, error) {
+	return planResctrl(hostResctrl{resctrl.FS{Root: h.Proc.Root}}, o)
+}
+
+func planResctrl(f resctrlFS, o ResctrlOptions) (*Resctrl, error) {
+	r := &Resctrl{options: o, fs: f}
+	m, err := f.Mounted()
+	if o.Mount && errors.Is(err, resctrl.ErrNotMounted) {
+		if m, err = f.Mount(o.MountOptions); err == nil {
+			r.made = &m
+		}
+	}
+	if err == nil {
+		err = usable(f, m)
+	}
+	if errors.Is(err, errors.ErrUnsupported) {
+		r.Discard()
+		return nil, err
+	}
+	return r, err
+}
+
+// usable says whether groups can be made in a mount.
+func usable(f resctrlFS, m resctrl.Mount) error {
+	t, err := f.Open(m)
+	if err != nil {
+		return err
+	}
+	monitors := t.Info().RMIDs() > 0
+	if err := t.Close(); err != nil {
+		return err
+	}
+	if m.ReadOnly {
+		return fmt.Errorf("%s is mounted read only: no group can be made: %w", m.Dir, syscall.EROFS)
+	}
+	if !monitors {
+		return nil
+	}
+	dir := m.Dir + "/mon_groups"
+	const (
+		cwd       = -100  // AT_FDCWD
+		writable  = 2     // W_OK
+		effective = 0x200 // AT_EACCESS
+	)
+	if err := syscall.Faccessat(cwd, dir, writable, effective); err != nil {
+		return fmt.Errorf("%s cannot be written to: %w", dir, err)
+	}
+	return nil
+}
+
+// Discard unmounts what PlanResctrl mounted, if no Tasks has taken it.
+func (r *Resctrl) Discard() {
+	if r == nil || r.made == nil {
+		return
+	}
+	if err := r.fs.Unmount(*r.made); err != nil {
+		slog.Warn("resctrl stays mounted", "component", "measure", "error", err)
+	}
+	r.made = nil
+}
+
+// The states of a task.
+const (
+	stateMonitored = iota
+	stateWaiting   // for an RMID
+	stateForeign   // threads are in somebody else's monitoring group
+	stateOverlap   // a thread can be counted for one task only
+	stateError
+	numStates
+)
+
+var stateNames = [numStates]string{"monitored", "waiting", "foreign", "overlap", "error"}
+
+// fullPace is how often the kernel is asked for all threads of a group, which is
+// what tells that somebody moved one away.
+const fullPace = 10 * time.Second
+
+// followTime bounds the time in a tick to make groups and to move threads. The tasks
+// whose turn it was not are the first of the next tick.
+const followTime = 50 * time.Millisecond
+
+// monitoring is Resctrl at work.
+type monitoring struct {
+	*Resctrl
+	tree     resctrlTree // nil: there is none now
+	mount    resctrl.Mount
+	mountNow bool // if nobody has, once
+	rdt      *owca.RDT
+	monitors bool // it has RMIDs
+	tidied   bool // what an earlier agent left was looked at
+	absent   string
+	search   backoff
+
+	listed bool // the list of tasks changed
+	groups []resctrl.Name
+	fresh  bool // groups are of this tick
+	list   []resctrl.Usage
+	start  int       // in order: who is followed first
+	until  time.Time // when to stop; zero = not at all
+
+	budget budget
+
+	states                 [numStates]uint64
+	moved, errors, refused uint64
+	denied                 bool // permission is missing, and it was told
+	foreign                bool // so was that
+	lost                   bool // and that a group was removed
+
+	failed  int // in this tick
+	failure error
+
+	readings owca.Measurements
+}
+
+// backoff is when to try again what failed, later and later.
+type backoff struct{ tick, wait uint64 }
+
+func (b *backoff) due(tick uint64) bool { return tick >= b.tick }
+
+func (b *backoff) failed(tick, most uint64) {
+	b.wait = min(max(1, 2*b.wait), most)
+	b.tick = tick + b.wait
+}
+
+func (b *backoff) reset() { *b = backoff{} }
+
+// watching is resctrl's side of one task.
+type watching struct {
+	watch   resctrlWatch // nil: not watched
+	threads resctrl.Lister
+	overlap bool
+
+	epoch    int
+	followed bool // all threads that there were are in the group
+	again    bool // there may be more
+	foreign  bool // somebody else has some
+	err      error
+	retry    backoff
+
+	pids     uint64 // of the task when it was last followed
+	havePids bool
+	full     time.Time // when the next full pass is due; zero = at once
+
+	claim claim
+}
+
+// monitored says whether there is a monitoring group.
+func (w *watching) monitored() bool { return w.watch != nil && w.watch.Name().Monitor != "" }
+
+func (w *watching) state() int {
+	switch {
+	case w.overlap:
+		return stateOverlap
+	case w.err != nil:
+		return stateError
+	case !w.monitored():
+		return stateWaiting
+	case w.foreign:
+		return stateForeign
+	}
+	return stateMonitored
+}
+
+// SetResctrl makes t monitor its tasks, or with nil end it and undo what it did. What
+// is the same as before goes on.
+func (t *Tasks) SetResctrl(n *Resctrl) {
+	c := t.monitoring
+	if c == nil && n == nil {
+		return
+	}
+	if c != nil && n != nil && n.made == nil && n.options.Mount == c.options.Mount && n.options.MountOptions == c.options.MountOptions {
+		c.Resctrl = n
+		c.budget.ranked = false
+		c.denied = false
+		return
+	}
+	if n != nil && n.made != nil {
+		// It was mounted since the tree was lost that the groups were in.
+		n.made = nil
+	}
+	t.stopMonitoring()
+	if n != nil {
+		t.monitoring = &monitoring{Resctrl: n, mountNow: n.options.Mount, listed: true}
+	}
+}
+
+// stopMonitoring removes our monitoring groups, and unmounts what we mounted.
+func (t *Tasks) stopMonitoring() {
+	c := t.monitoring
+	if c == nil {
+		return
+	}
+	for _, k := range t.known {
+		t.unwatch(k)
+		k.usage = taskUsage{}
+	}
+	t.monitoring = nil
+	if c.tree == nil {
+		return
+	}
+	alive := c.tree.Alive() == nil
+	if err := c.tree.Close(); err != nil {
+		slog.Warn("closing resctrl", "component", "measure", "error", err)
+	}
+	if alive && c.mount.Ours {
+		c.unmount()
+	}
+}
+
+func (c *monitoring) unmount() bool {
+	if err := c.fs.Unmount(c.mount); err != nil {
+		slog.Warn("resctrl was mounted by owca and stays so", "component", "measure", "dir", c.mount.Dir, "error", err)
+		return false
+	}
+	slog.Info("resctrl unmounted", "component", "measure", "dir", c.mount.Dir)
+	return true
+}
+
+// unwatch removes the monitoring group of a task, which has ended or is not to be
+// monitored any more.
+func (t *Tasks) unwatch(k *taskState) {
+	w := &k.watch
+	if w.watch == nil {
+		return
+	}
+	c := t.monitoring
+	if w.monitored() {
+		if err := w.watch.Unmonitor(); err != nil && !errors.Is(err, resctrl.ErrGone) {
+			c.errors++
+			slog.Warn("a monitoring group of resctrl stays", "component", "measure", "task", k.ID, "group", w.watch.Name(), "error", err)
+		}
+		c.budget.freed(t.tick)
+	}
+	_ = w.watch.Close() // only read
+	*w = watching{}
+}
+
+// RDT returns what resctrl can do here; nil if it is not in use now.
+func (t *Tasks) RDT() *owca.RDT {
+	if t.monitoring == nil {
+		return nil
+	}
+	return t.monitoring.rdt
+}
+
+// Monitoring returns what the agent tells of resctrl: nothing if it is not in use.
+// The result belongs to t, which reuses it.
+func (t *Tasks) Monitoring() owca.Measurements {
+	c := t.monitoring
+	if c == nil {
+		return nil
+	}
+	c.readings = c.readings[:0]
+	put := func(d *owca.Desc, label string, n uint64) {
+		c.readings = append(c.readings, owca.Reading{Desc: d, Label: label, Value: owca.Int(n)})
+	}
+	if c.tree != nil && c.monitors {
+		for i, n := range c.states {
+			put(owca.AgentResctrlTasks, stateNames[i], n)
+		}
+		put(owca.AgentResctrlRMIDs, "", uint64(c.rdt.RMIDs))
+	}
+	put(owca.AgentResctrlRefused, "", c.refused)
+	put(owca.AgentResctrlMoved, "", c.moved)
+	put(owca.AgentResctrlErrors, "", c.errors)
+	return c.readings
+}
+
+// monitor is a tick of resctrl: all groups are read, then tasks get groups and their
+// threads get there. The error is the first of those that nobody was told of.
+func (t *Tasks) monitor(now, listed time.Time) error {
+	c := t.monitoring
+	if c == nil {
+		return nil
+	}
+	c.failed, c.failure, c.fresh = 0, nil, false
+	if !t.openResctrl() || !c.monitors {
+		for _, k := range t.order {
+			k.usage.none()
+		}
+		c.listed = false
+		return c.failure
+	}
+	for _, k := range t.order {
+		t.readUsage(k)
+	}
+	if c.listed {
+		t.overlaps()
+		c.listed = false
+	}
+	c.until = time.Time{}
+	if t.beside {
+		c.until = time.Now().Add(followTime)
+	}
+	for _, k := range t.order {
+		if k.watch.watch == nil {
+			t.newWatch(k)
+		}
+	}
+	if !c.tidied && !listed.IsZero() {
+		c.tidied = true
+		t.tidy()
+	}
+	t.share()
+	t.followAll(now)
+
+	clear(c.states[:])
+	for _, k := range t.order {
+		if k.alive > 0 || k.watch.watch != nil {
+			c.states[k.watch.state()]++
+		}
+	}
+	c.tellForeign(t)
+	if c.failed > 1 {
+		return fmt.Errorf("%d tasks cannot be monitored in full; the first: %w", c.failed, c.failure)
+	}
+	return c.failure
+}
+
+// late says whether this tick has spent enough on groups and threads.
+func (c *monitoring) late() bool { return !c.until.IsZero() && !time.Now().Before(c.until) }
+
+// fail counts an error of a task. Missing permission is told once, with advice.
+func (c *monitoring) fail(k *taskState, err error) {
+	c.errors++
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		if !c.denied {
+			c.denied = true
+			slog.Warn("not every task can be monitored by resctrl: "+resctrlAdvice(err), "component", "measure", "task", k.ID, "error", err)
+		}
+		return
+	}
+	if c.failed++; c.failure == nil {
+		c.failure = fmt.Errorf("task %s: %w", k.ID, err)
+	}
+}
+
+// resctrlAdvice says what to do about missing permission.
+func resctrlAdvice(err error) string {
+	if errors.Is(err, syscall.EROFS) {
+		return "it is mounted read only; groups that exist are read"
+	}
+	return "the agent needs CAP_DAC_OVERRIDE to make groups, and CAP_SETUID to move threads of other users"
+}
+
+// openResctrl makes sure that the tree is the one that is mounted.
+func (t *Tasks) openResctrl() bool {
+	c := t.monitoring
+	if c.tree != nil {
+		err := c.tree.Alive()
+		if err == nil {
+			return true
+		}
+		if !errors.Is(err, resctrl.ErrGone) {
+			c.errors++
+			c.failure = err
+			return false
+		}
+		t.loseResctrl()
+	}
+	if !c.search.due(t.tick) {
+		return false
+	}
+	err := c.find()
+	if err == nil {
+		c.search.reset()
+		c.absent = ""
+		slog.Info("resctrl is in use", "component", "measure", "dir", c.mount.Dir, "options", strings.Join(c.mount.Options, ","),
+			"rmids", c.rdt.RMIDs, "closids", c.rdt.CLOSIDs)
+		return true
+	}
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		c.search.tick = math.MaxUint64 // until the next configuration
+	default:
+		c.search.failed(t.tick, 16)
+	}
+	if text := err.Error(); text != c.absent {
+		c.absent = text
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, resctrl.ErrNotMounted) {
+			slog.Info("no cache and memory bandwidth monitoring until resctrl is there", "component", "measure", "error", err)
+		} else {
+			slog.Warn("no cache and memory bandwidth monitoring: resctrl cannot be opened", "component", "measure", "error", err)
+		}
+	}
+	return false
+}
+
+// loseResctrl is for a tree that was unmounted: all groups went with it.
+func (t *Tasks) loseResctrl() {
+	c := t.monitoring
+	for _, k := range t.known {
+		if k.watch.watch != nil {
+			_ = k.watch.watch.Close() // there is nothing behind it
+		}
+		k.watch = watching{}
+	}
+	_ = c.tree.Close() // as there
+	c.tree, c.rdt, c.tidied, c.listed = nil, nil, false, true
+	c.budget = budget{}
+	c.search.reset()
+	slog.Warn("resctrl was unmounted; monitoring begins anew when it is back", "component", "measure", "dir", c.mount.Dir)
+}
+
+// find opens what is mounted, after mounting it if that is wanted.
+func (c *monitoring) find() error {
+	m, err := c.fs.Mounted()
+	if c.mountNow {
+		if err == nil && m.Ours && !mountedWith(m, c.options.MountOptions) {
+			// By an agent that ran before, or with the configuration before this one.
+			c.mount = m
+			if c.unmount() {
+				err = resctrl.ErrNotMounted
+			}
+		}
+		if errors.Is(err, resctrl.ErrNotMounted) {
+			m, err = c.fs.Mount(c.options.MountOptions)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	tree, err := c.fs.Open(m)
+	if err != nil {
+		return err
+	}
+	if c.mountNow && !mountedWith(m, c.options.MountOptions) {
+		slog.Warn("resctrl was mounted by somebody else, with other options than resctrl_mount_options; it is used as it is",
+			"component", "measure", "dir", m.Dir, "options", strings.Join(m.Options, ","))
+	}
+	c.mountNow = false
+	c.tree, c.mount = tree, m
+	c.rdt = newRDT(tree.Info())
+	c.monitors = c.rdt.RMIDs > 0
+	return nil
+}
+
+func mountedWith(m resctrl.Mount, o resctrl.MountOptions) bool {
+	return slices.Contains(m.Options, "cdp") == o.CDP &&
+		slices.Contains(m.Options, "cdpl2") == o.CDPL2 &&
+		slices.Contains(m.Options, "mba_MBps") == o.MBps
+}
+
+// newRDT puts what resctrl says into the words of package owca.
+func newRDT(in *resctrl.Info) *owca.RDT {
+	r := &owca.RDT{
+		CacheMonitoring:     in.Has("llc_occupancy"),
+		BandwidthMonitoring: in.Has("mbm_total_bytes") || in.Has("mbm_local_bytes"),
+		RMIDs:               in.RMIDs(), CLOSIDs: in.CLOSIDs(),
+	}
+	l3 := in.Resource("L3")
+	if l3 == nil {
+		l3 = in.Resource("L3CODE")
+	}
+	if l3 != nil {
+		r.CacheControl, r.CBMMask, r.MinCBMBits = true, l3.Bits, l3.MinBits
+	}
+	if mb := in.Resource("MB"); mb != nil {
+		r.BandwidthControl, r.MinBandwidth, r.BandwidthGranularity = true, mb.Min, mb.Granularity
+	}
+	return r
+}
+
+// readUsage reads the group of a task.
+func (t *Tasks) readUsage(k *taskState) {
+	c, w := t.monitoring, &k.watch
+	if !w.monitored() || !w.followed {
+		k.usage.none()
+		return
+	}
+	var err error
+	if c.list, err = w.watch.Read(c.list); err != nil {
+		k.usage.none()
+		w.again = true
+		if !errors.Is(err, resctrl.ErrGone) {
+			c.fail(k, err)
+		} else if !c.lost {
+			c.lost = true
+			slog.Warn("monitoring groups are removed by somebody else; they are made anew", "component", "measure", "task", k.ID)
+		}
+		return
+	}
+	fresh := w.watch.Epoch() != w.epoch
+	w.epoch = w.watch.Epoch()
+	k.usage.take(c.list, fresh)
+	if w.foreign || w.err != nil {
+		// Not all of the task; what is counted goes on.
+		k.usage.none()
+		return
+	}
+	k.usage.add()
+}
+
+// newWatch begins to watch a task whose cgroups exist.
+func (t *Tasks) newWatch(k *taskState) {
+	c, w := t.monitoring, &k.watch
+	if w.overlap || k.alive == 0 || !w.retry.due(t.tick) {
+		return
+	}
+	var err error
+	if !c.fresh {
+		if c.groups, err = c.tree.Groups(c.groups[:0]); err != nil {
+			w.failed(c, k, t.tick, err)
+			return
+		}
+		c.fresh = true
+	}
+	if w.threads == nil {
+		w.threads = func(buf []int) ([]int, error) { return t.appendThreads(buf, k) }
+	}
+	paths := make([]string, len(k.members))
+	for i, m := range k.members {
+		paths[i] = m.path
+	}
+	watch, err := c.tree.Watch(paths, c.groups, w.threads)
+	if err != nil {
+		w.failed(c, k, t.tick, err)
+		return
+	}
+	w.watch, w.epoch, w.err = watch, watch.Epoch(), nil
+	w.retry.reset()
+	w.claim = claim{since: t.tick}
+}
+
+func (w *watching) failed(c *monitoring, k *taskState, tick uint64, err error) {
+	w.err = err
+	w.retry.failed(tick, 16)
+	c.fail(k, err)
+}
+
+// appendThreads appends the threads of a task to buf.
+func (t *Tasks) appendThreads(buf []int, k *taskState) ([]int, error) {
+	for _, m := range k.members {
+		if !m.ok {
+			continue
+		}
+		var err error
+		if t.ofMember, err = m.group.ThreadsBelow(t.ofMember); err != nil {
+			if errors.Is(err, cgroup.ErrGone) {
+				continue
+			}
+			return buf, err
+		}
+		buf = append(buf, t.ofMember...)
+	}
+	return buf, nil
+}
+
+// followAll moves threads into the groups of their tasks, as long as there is time.
+func (t *Tasks) followAll(now time.Time) {
+	c := t.monitoring
+	n := len(t.order)
+	first := c.start
+	c.start = 0
+	for i := range n {
+		at := (first + i) % n
+		if worked := t.follow(t.order[at], now); worked && c.late() {
+			c.start = at + 1
+			return
+		}
+	}
+}
+
+// follow looks for threads of a task that are not in its group, if there may be some:
+// where nothing forks the number of threads stays the same, and children of threads
+// in the group are born there.
+func (t *Tasks) follow(k *taskState, now time.Time) (worked bool) {
+	c, w := t.monitoring, &k.watch
+	if w.watch == nil || !w.monitored() && !w.again || !w.retry.due(t.tick) {
+		return false
+	}
+	full := !now.Before(w.full) || w.err != nil // threads that were refused are tried again then
+	pids, have := k.sum.Get(cgroup.PIDsCurrent)
+	if !full && !w.again && w.err == nil && have && w.havePids && pids == w.pids {
+		return false
+	}
+	f, err := w.watch.Follow(w.threads, full)
+	c.moved += uint64(max(0, f.Moved))
+	if err != nil {
+		switch {
+		case errors.Is(err, resctrl.ErrNoRMID):
+			// Of a group to be made anew.
+			w.again, w.followed = false, false
+			c.refuse(t.tick, err)
+		case errors.Is(err, resctrl.ErrGone):
+			w.again = true // what is left is seen in the next tick
+		default:
+			w.failed(c, k, t.tick, err)
+		}
+		return true
+	}
+	if w.err = nil; f.Refused > 0 {
+		w.failed(c, k, t.tick, fmt.Errorf("%d of %d threads cannot be moved to its monitoring group", f.Refused, f.Threads))
+		return true
+	}
+	w.retry.reset()
+	if full {
+		if w.full.IsZero() {
+			w.full = now.Add(fullPace - k.phase()%fullPace)
+		} else {
+			w.full = w.full.Add((now.Sub(w.full)/fullPace + 1) * fullPace)
+		}
+	}
+	w.pids, w.havePids = pids, have
+	w.again = !f.Stable
+	w.foreign = f.Foreign > 0
+	if !w.followed && w.monitored() {
+		w.followed = true
+		t.readUsage(k)
+	}
+	return true
+}
+
+// tellForeign logs when somebody begins to move threads of tasks, and when all are back.
+func (c *monitoring) tellForeign(t *Tasks) {
+	n := c.states[stateForeign]
+	switch {
+	case n > 0 && !c.foreign:
+		i := slices.IndexFunc(t.order, func(k *taskState) bool { return k.watch.state() == stateForeign })
+		slog.Warn("another program has put threads of tasks into resctrl monitoring groups of its own; such tasks are not measured until it gives them back",
+			"component", "measure", "tasks", n, "first", t.order[i].ID)
+	case n == 0 && c.foreign:
+		slog.Info("no thread of a task is in another program's monitoring group any more", "component", "measure")
+	}
+	c.foreign = n > 0
+}
+
+// overlaps finds the tasks whose threads are another's, too. The kernel counts a
+// thread in one group, so that of two the inner one is monitored, and of the same
+// cgroup the one that is listed first.
+func (t *Tasks) overlaps() {
+	owner := make(map[string]*taskState, t.members)
+	over := make(map[*taskState]bool)
+	for _, k := range t.order {
+		for _, m := range k.members {
+			if owner[m.path] == nil {
+				owner[m.path] = k
+			} else if owner[m.path] != k {
+				over[k] = true
+			}
+		}
+	}
+	for _, k := range t.order {
+		for _, m := range k.members {
+			for dir := m.path; dir != "/" && dir != ""; {
+				if dir = dir[:max(0, strings.LastIndexByte(dir, '/'))]; dir == "" {
+					dir = "/"
+				}
+				if outer := owner[dir]; outer != nil && outer != k {
+					over[outer] = true
+				}
+			}
+		}
+	}
+	for _, k := range t.order {
+		if over[k] != k.watch.overlap {
+			t.unwatch(k)
+			k.watch.overlap = over[k]
+		}
+	}
+}
+
+// tidy removes what an agent left that was killed: monitoring groups of tasks that
+// have ended, and control groups without a thread.
+func (t *Tasks) tidy() {
+	c := t.monitoring
+	groups, err := c.tree.Groups(nil)
+	if err != nil {
+		c.tidied = false
+		return // the next tick tries again
+	}
+	kept := make(map[string]bool)
+	for _, k := range t.order {
+		if k.watch.watch != nil {
+			kept[k.watch.watch.Name().Monitor] = true
+			continue
+		}
+		for _, m := range k.members {
+			kept[resctrl.MonitorName(m.path)] = true
+		}
+	}
+	removed, failed := 0, error(nil)
+	remove := func(n resctrl.Name) {
+		if err := c.tree.Remove(n); err != nil {
+			c.errors++
+			failed = errors.Join(failed, err)
+			return
+		}
+		removed++
+	}
+	for _, n := range resctrl.Orphans(groups, func(n resctrl.Name) bool { return kept[n.Monitor] }) {
+		remove(n)
+	}
+	var used []string
+	for _, n := range groups {
+		if n.Monitor != "" || !n.Ours() {
+			continue
+		}
+		if c.empty(groups, n, kept) {
+			remove(n)
+		} else {
+			used = append(used, n.Control)
+		}
+	}
+	if removed > 0 {
+		slog.Info("removed resctrl groups that an earlier agent left", "component", "measure", "groups", removed)
+	}
+	if failed != nil {
+		slog.Warn("resctrl groups that an earlier agent left could not all be removed", "component", "measure", "error", failed)
+	}
+	if used != nil {
+		slog.Warn("control groups that an earlier agent left have threads in them and stay; owca resctrl clean removes them",
+			"component", "measure", "groups", strings.Join(used, " "))
+	}
+}
+
+// empty says whether nothing is in a control group.
+func (c *monitoring) empty(groups []resctrl.Name, n resctrl.Name, kept map[string]bool) bool {
+	for _, g := range groups {
+		if g.Control == n.Control && g.Monitor != "" && (!g.Ours() || kept[g.Monitor]) {
+			return false
+		}
+	}
+	threads, err := c.tree.Threads(n, nil)
+	return err == nil && len(threads) == 0
+}
