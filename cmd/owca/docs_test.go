@@ -136,7 +136,7 @@ func cell(s string) string { return strings.ReplaceAll(s, "|", "\\|") }
 // TestLinks: what the pages refer to is there: other pages, examples, headings.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`)
-	for _, page := range []string{"README.md", "CONTRIBUTING.md", "docs/getting-started.md", "docs/configuration.md", "docs/events.md", "docs/operations.md", "docs/performance.md", "docs/metrics.md"} {
+	for _, page := range []string{"README.md", "CONTRIBUTING.md", "docs/getting-started.md", "docs/configuration.md", "docs/events.md", "docs/operations.md", "docs/performance.md", "docs/metrics.md", "docs/resctrl.md"} {
 		data, err := os.ReadFile("../../" + page)
 		if err != nil {
 			t.Error(err)

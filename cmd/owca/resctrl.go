@@ -82,7 +82,7 @@ func (c *resctrlShowCommand) Run(io stdio) error {
 	if problems != nil {
 		fmt.Fprintf(io.err, "owca: some of it is missing: %s\n", strings.ReplaceAll(problems.Error(), "\n", "\n  "))
 	}
-	text := report.appendText(nil, c.ASCII || !localeUTF8(os.Getenv))
+	text := report.text(c.ASCII || !localeUTF8(os.Getenv))
 	if c.JSON {
 		if text, err = indentJSON(report); err != nil {
 			return err
@@ -210,7 +210,7 @@ type resctrlUsage struct {
 type hexMask uint64
 
 // MarshalText returns "0x7ff".
-func (m hexMask) MarshalText() ([]byte, error) {
+func (m hexMask) MarshalText() ([]byte, error) { //nolint:unparam // encoding.TextMarshaler
 	return strconv.AppendUint([]byte("0x"), uint64(m), 16), nil
 }
 
@@ -260,7 +260,7 @@ func readResctrl(tree *resctrl.Tree, procfs proc.FS, interval time.Duration) (*r
 		if err == nil && r.RMIDs != nil {
 			g.Usage, err = usage.read(n)
 		}
-		if errors.Is(err, resctrl.ErrGone) && tree.Alive() == nil {
+		if errors.Is(err, resctrl.ErrGone) && n != (resctrl.Name{}) && tree.Alive() == nil {
 			continue // removed since they were listed
 		}
 		if err != nil {
@@ -318,9 +318,14 @@ func reportMonitoring(in *resctrl.Monitoring) resctrlMonitoring {
 func reportGroup(tree *resctrl.Tree, procfs proc.FS, n resctrl.Name) (resctrlGroup, error) {
 	g := resctrlGroup{Name: n.String(), Control: n.Control, Monitor: n.Monitor, Ours: n.Ours(), Cgroups: []cgroupThreads{}}
 	var problems []error
-	if tids, err := tree.Threads(n, nil); err != nil {
+	tids, err := tree.Threads(n, nil)
+	switch {
+	case err != nil:
 		problems = append(problems, err)
-	} else {
+	case n.Monitor == "" && tree.Info().CLOSIDs() == 0:
+		// Where nothing can be allocated the kernel does not list the threads of
+		// the default group (is_closid_match).
+	default:
 		g.Threads = new(len(tids))
 		tids = tids[:min(len(tids), maxThreads)]
 		g.LookedAt = len(tids)

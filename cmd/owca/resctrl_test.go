@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -128,11 +129,11 @@ owca-batch *                          -     -  -        -     -  -        -     
   p                                   -     -  -        -     -  -        -     -  -
 `
 	report := twoSockets()
-	got := "\n" + string(report.appendText(nil, false))
+	got := "\n" + string(report.text(false))
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("%s\n%s", d, got)
 	}
-	ascii := string(report.appendText(nil, true))
+	ascii := string(report.text(true))
 	for _, line := range []string{
 		"   gold          [--#####....]  7f0  7 of 11",
 		"   gold          [%%#####....]  7f0  7 of 11",
@@ -178,7 +179,7 @@ func TestResctrlCompact(t *testing.T) {
 		report.Groups = append(report.Groups, g)
 	}
 	for _, ascii := range []bool{false, true} {
-		text := string(report.appendText(nil, ascii))
+		text := string(report.text(ascii))
 		for line := range strings.Lines(text) {
 			if w := ansi.StringWidth(strings.TrimSuffix(line, "\n")); w > pictureWidth {
 				t.Errorf("%d wide: %s", w, line)
@@ -425,6 +426,31 @@ func TestResctrlCleanAsks(t *testing.T) {
 	}
 }
 
+// TestResctrlMonitorOnly: without control the kernel does not list the threads of
+// the default group, which is not that it has none.
+func TestResctrlMonitorOnly(t *testing.T) {
+	root := resctrlFixture(t, "mon_data", "mon_groups/owca-x/mon_data")
+	if err := os.WriteFile(filepath.Join(root, "sys/fs/resctrl/mon_groups/owca-x/tasks"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := openResctrl(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	report, err := readResctrl(tree, proc.FS{Root: root}, 0)
+	if report == nil {
+		t.Fatal(err)
+	}
+	if g := report.Groups; len(g) != 2 || g[0].Threads != nil || g[1].Threads == nil || *g[1].Threads != 0 {
+		t.Errorf("%+v", g)
+	}
+	text := string(report.text(true))
+	if strings.Contains(text, "CLOSID") || !regexp.MustCompile(`(?m)^/ +-$`).MatchString(text) {
+		t.Error(text)
+	}
+}
+
 // TestResctrlUsers: whoever has files open is found by the device, and this
 // process is not.
 func TestResctrlUsers(t *testing.T) {
@@ -476,7 +502,7 @@ func TestResctrlShow(t *testing.T) {
 	var pids []string
 	for _, task := range []struct{ name, group string }{{"web", "gold/mon_groups/owca-web"}, {"db", "gold"}, {"batch", "owca-silver"}} {
 		c := hosttest.NewCgroup(t, nil, "resctrl-"+task.name)
-		p := c.Start("spin 15s")
+		p := c.Start("spin 40s")
 		pids = append(pids, strconv.Itoa(p.Pid))
 		tids, err := os.ReadDir("/proc/" + strconv.Itoa(p.Pid) + "/task")
 		if err != nil {
@@ -552,10 +578,31 @@ func TestResctrlShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	users, err := usersOf("/", dir)
-	if err != nil || users != nil {
+	if users, err := usersOf("/", dir); err != nil || users != nil {
 		t.Error(users, err) // this process does not count
 	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := exec.Command(exe, "-test.run=^$")
+	other.Env = append(os.Environ(), "OWCA_HOSTTEST_LOAD=sleep")
+	other.ExtraFiles = []*os.File{held}
+	in, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stderr.Reset()
+	want := fmt.Sprintf("(pid %d) has files of /sys/fs/resctrl open", other.Process.Pid)
+	if code := execute([]string{"resctrl", "clean"}, &out, &stderr); code != exitFailed || !strings.Contains(stderr.String(), want) {
+		t.Errorf("exit code %d, want %q in %s", code, want, &stderr)
+	}
+	in.Close()
+	_ = other.Wait() // its input has ended, it complains
+
 	out.Reset()
 	if code := execute([]string{"resctrl", "clean"}, &out, &stderr); code != exitOK {
 		t.Fatalf("exit code %d: %s", code, &stderr)

@@ -29,13 +29,13 @@ var (
 
 func ones(mask uint64) int { return bits.OnesCount64(mask) }
 
-// appendText appends the report for people.
-func (r *resctrlReport) appendText(b []byte, ascii bool) []byte {
+// text is the report for people.
+func (r *resctrlReport) text(ascii bool) []byte {
 	p := picture{resctrlReport: r, pictureStyle: blockStyle}
 	if ascii {
 		p.pictureStyle = asciiStyle
 	}
-	b = p.appendHead(b)
+	b := p.appendHead(nil)
 	for i := range r.Resources {
 		b = p.appendResource(b, &r.Resources[i])
 	}
@@ -64,7 +64,9 @@ func (p *picture) appendHead(b []byte) []byte {
 		r := &p.Resources[i]
 		lines = append(lines, []string{"limit " + r.Name, strconv.Itoa(r.CLOSIDs), ranges(r.Domains), r.units()})
 	}
-	b = appendTable(b, lines, 1)
+	if len(p.Resources) > 0 {
+		b = appendTable(b, lines, 1)
+	}
 	if p.RMIDs != nil {
 		lines = [][]string{{"CAN", "RMIDs", "EVENTS"}}
 		for i := range p.Monitoring {

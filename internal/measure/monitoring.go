@@ -261,8 +261,8 @@ func (t *Tasks) SetResctrl(n *Resctrl) {
 	}
 	if c != nil && n != nil && n.made == nil && n.options.Mount == c.options.Mount && n.options.MountOptions == c.options.MountOptions {
 		c.Resctrl = n
-		c.budget.ranked = false
-		c.denied = false
+		c.budget.ranked, c.denied = false, false
+		c.search.reset()
 		return
 	}
 	if n != nil && n.made != nil {
@@ -369,7 +369,6 @@ func (t *Tasks) monitor(now, listed time.Time) error {
 		for _, k := range t.order {
 			k.usage.none()
 		}
-		c.listed = false
 		return c.failure
 	}
 	for _, k := range t.order {
@@ -760,16 +759,17 @@ func (t *Tasks) tidy() {
 		c.tidied = false
 		return // the next tick tries again
 	}
-	kept := make(map[string]bool)
+	watched, named := make(map[resctrl.Name]bool), make(map[string]bool)
 	for _, k := range t.order {
 		if k.watch.watch != nil {
-			kept[k.watch.watch.Name().Monitor] = true
+			watched[k.watch.watch.Name()] = true
 			continue
 		}
 		for _, m := range k.members {
-			kept[resctrl.MonitorName(m.path)] = true
+			named[resctrl.MonitorName(m.path)] = true // it may be watched later
 		}
 	}
+	kept := func(n resctrl.Name) bool { return watched[n] || named[n.Monitor] }
 	removed, failed := 0, error(nil)
 	remove := func(n resctrl.Name) {
 		if err := c.tree.Remove(n); err != nil {
@@ -779,7 +779,7 @@ func (t *Tasks) tidy() {
 		}
 		removed++
 	}
-	for _, n := range resctrl.Orphans(groups, func(n resctrl.Name) bool { return kept[n.Monitor] }) {
+	for _, n := range resctrl.Orphans(groups, kept) {
 		remove(n)
 	}
 	var used []string
@@ -806,9 +806,9 @@ func (t *Tasks) tidy() {
 }
 
 // empty says whether nothing is in a control group.
-func (c *monitoring) empty(groups []resctrl.Name, n resctrl.Name, kept map[string]bool) bool {
+func (c *monitoring) empty(groups []resctrl.Name, n resctrl.Name, kept func(resctrl.Name) bool) bool {
 	for _, g := range groups {
-		if g.Control == n.Control && g.Monitor != "" && (!g.Ours() || kept[g.Monitor]) {
+		if g.Control == n.Control && g.Monitor != "" && (!g.Ours() || kept(g)) {
 			return false
 		}
 	}

@@ -527,6 +527,15 @@ func TestMonitoringOverlap(t *testing.T) {
 	if f.of(inner.Path) == nil || f.of(outer.Path) != nil {
 		t.Error("not the inner one")
 	}
+	// Also after it was away for a tick.
+	f.gone, f.mounted = true, false
+	clear(f.groups)
+	read(t, m, task(outer), task(inner), twin)
+	f.mounted = true
+	for range 5 {
+		read(t, m, task(outer), task(inner), twin)
+	}
+	inStates(t, m, "monitored 1, overlap 2")
 	read(t, m, task(outer))
 	inStates(t, m, "monitored 1")
 }

@@ -64,7 +64,7 @@ func BenchmarkResctrlTick(b *testing.B) {
 		}
 		now = now.Add(time.Second)
 	}
-	for range 20 {
+	for range 12 {
 		read() // groups are made, and every slower reading is taken
 	}
 	if n := m.monitoring.states[stateMonitored]; n != tasks {
@@ -75,7 +75,7 @@ func BenchmarkResctrlTick(b *testing.B) {
 	var floors, passes []time.Duration
 	var following, ticking time.Duration
 	for b.Loop() {
-		for range 20 { // so that what is done now and then is in it
+		for range 10 { // so that what is done now and then is in it
 			floors = append(floors, cpuTime(b, floor))
 			passes = append(passes, cpuTime(b, func() {
 				for _, k := range m.order {

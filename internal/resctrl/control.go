@@ -169,7 +169,8 @@ func (c Change) String() string {
 // first: those without threads rather than others, and those whose tasks go to groups
 // that exist rather than those from where they have to wait in the default group, with
 // what it may use, until their own is made. Such a plan begins with MoveTask and
-// RemoveGroup.
+// RemoveGroup; as after any change that fails, undoing those before it, the last one
+// first, brings tasks back to the groups that still exist.
 //
 // Allocations are validated whole: the error joins all problems (each with
 // its task), and there are no changes then: an unknown resource or domain, a value
@@ -534,7 +535,7 @@ func (t *Tree) Do(c Change) (effect Schemata, err error) {
 		}
 		return nil, nil
 	case SetSchemata:
-		return t.writeSchemata(c.Group, c.New, maxSchemataWrite)
+		return t.setInParts(c.Group, c.New, maxSchemataWrite)
 	case RemoveGroup:
 		return nil, t.removeUnused(c.Group)
 	case MoveTask:
@@ -587,8 +588,8 @@ func schemataWrites(s Schemata, limit int) []Schemata {
 	return list
 }
 
-// writeSchemata is SetSchemata of any length, at most limit bytes a write.
-func (t *Tree) writeSchemata(control string, s Schemata, limit int) (Schemata, error) {
+// setInParts is SetSchemata of any length, at most limit bytes a write.
+func (t *Tree) setInParts(control string, s Schemata, limit int) (Schemata, error) {
 	parts := schemataWrites(s, limit)
 	var before Schemata
 	if len(parts) > 1 {
@@ -685,7 +686,7 @@ func (t *Tree) Undo(c Change) error {
 		if len(restore) == 0 {
 			return nil
 		}
-		_, err = t.writeSchemata(c.Group, restore, maxSchemataWrite)
+		_, err = t.setInParts(c.Group, restore, maxSchemataWrite)
 		return err
 	case RemoveGroup:
 		return nil

@@ -352,8 +352,21 @@ func TestControlOutOfCLOSIDs(t *testing.T) {
 		t.Error(diff)
 	}
 
+	// Threads that the plan knows nothing of keep the old group, and the task that was to
+	// leave it for a new one comes back.
+	h.apply([]Change{{Kind: MoveTask, Task: "b", Group: "owca-old"}})
+	changes = h.plan(h.wants("a", "new", "L3:0=3"))
+	h.apply(changes[:1])
+	if _, err := h.tree.Do(changes[1]); h.group("a") != "" || !errors.Is(err, unix.EBUSY) {
+		t.Errorf("%v: a is in %q, %v", changes, h.group("a"), err)
+	}
+	h.undo(changes[:1])
+	if h.group("a") != "owca-old" {
+		t.Errorf("after the undo a is in %q", h.group("a"))
+	}
+
 	changes = h.plan(h.wants("a", "new", "L3:0=3"), h.wants("b", "new", ""))
-	if changes[0].Kind != MoveTask || changes[0].Group != "" || changes[1].Kind != RemoveGroup {
+	if changes[0].Kind != MoveTask || changes[0].Group != "" || changes[2].Kind != RemoveGroup {
 		t.Errorf("%v", changes)
 	}
 	h.apply(changes)
@@ -451,11 +464,11 @@ func TestControlSplitWrite(t *testing.T) {
 	h := newControlHost(t, "/L3", "/MB", "/!L3CODE")
 	h.mkdir("owca-gold")
 	const limit = 10 // one domain each
-	effect, err := h.tree.writeSchemata("owca-gold", h.parse("L3:0=f;1=ff\nMB:0=50;1=60"), limit)
+	effect, err := h.tree.setInParts("owca-gold", h.parse("L3:0=f;1=ff\nMB:0=50;1=60"), limit)
 	if got := h.schemata("owca-gold"); err != nil || !schemataEqual(got, effect) || h.parse("L3:0=f;1=ff\nMB:0=50;1=60").Changed(got) != nil {
 		t.Errorf("%v, %v; there is %v", effect, err, got)
 	}
-	_, err = h.tree.writeSchemata("owca-gold", h.parse("L3:0=3;1=1\nMB:0=20;7=60"), limit)
+	_, err = h.tree.setInParts("owca-gold", h.parse("L3:0=3;1=1\nMB:0=20;7=60"), limit)
 	if !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "no domain MB:7") {
 		t.Errorf("%v", err)
 	}

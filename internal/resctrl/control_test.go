@@ -267,6 +267,36 @@ func TestPlanWhereNothingCanBeAllocated(t *testing.T) {
 	}
 }
 
+// Domains with gaps, CDP, several levels of caches, bandwidth in steps whose most is not
+// known.
+func TestPlanOtherResources(t *testing.T) {
+	mask := func(name string, domains ...int) Resource {
+		return Resource{Name: name, Kind: Mask, CLOSIDs: 8, Domains: domains, Bits: 0xffff, MinBits: 1}
+	}
+	steps := func(name string) Resource {
+		return Resource{Name: name, Kind: Bandwidth, CLOSIDs: 16, Domains: []int{0, 9}, Unit: Steps, Min: 1, Granularity: 1}
+	}
+	in := &Info{Resources: []Resource{mask("L2", 3, 7, 300), mask("L3CODE", 0, 9), mask("L3DATA", 0, 9), steps("MB"), steps("SMBA")}}
+	all := "L2:3=ffff;7=ffff;300=ffff\nL3:0=ffff;9=ffff\nMB:0=2048;9=2048\nSMBA:0=2048;9=2048"
+	groups := []ControlGroup{{Schemata: mustParse(t, in, all)}, {Name: "owca-a", Schemata: mustParse(t, in, all), Tasks: 1}}
+	changes, err := in.Plan(groups, []Allocation{
+		{Task: "t1", Group: "a", Now: "owca-a", Schemata: mustParse(t, in, "L2:300=1\nL3:9=ff\nL3CODE:0=f\nMB:9=3000")},
+		{Task: "t2", Group: "b", Schemata: mustParse(t, in, "SMBA:0=7")},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"create group owca-b",
+		"set group owca-a: L2:300=ffff; L3CODE:0=ffff;9=ffff; L3DATA:9=ffff; MB:9=2048 → L2:300=1; L3CODE:0=f;9=ff; L3DATA:9=ff; MB:9=3000",
+		"set group owca-b: SMBA:0=7",
+		"move task t2: group / → owca-b",
+	}
+	if diff := cmp.Diff(want, changeLines(changes)); diff != "" {
+		t.Errorf("- wanted, + planned:\n%s", diff)
+	}
+}
+
 func TestChangeJSON(t *testing.T) {
 	for _, want := range []Change{
 		{Kind: CreateGroup, Group: "owca-gold"},
@@ -386,18 +416,18 @@ func TestNamingLine(t *testing.T) {
 			t.Errorf("%q, wanted %q", text, test.want)
 		}
 	}
-	if err := errors.New("other"); namingLine(err, nil, nil) != err {
-		t.Error("an error of something else is changed")
+	other := errors.New("other")
+	if err := namingLine(other, nil, nil); !errors.Is(err, other) || err.Error() != other.Error() {
+		t.Errorf("an error of something else has become: %v", err)
 	}
 }
 
 // planModel is what the kernel does with changes, told independently of it.
 type planModel struct {
-	in      *Info
-	groups  map[string]*modelGroup
-	rmids   int // used, those in limbo included
-	tasks   map[string]string
-	foreign map[string]bool
+	in     *Info
+	groups map[string]*modelGroup
+	rmids  int // used, those in limbo included
+	tasks  map[string]string
 }
 
 type modelGroup struct {

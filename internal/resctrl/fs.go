@@ -1,6 +1,7 @@
 package resctrl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,7 +51,7 @@ func (o MountOptions) String() string {
 	return strings.Join(list, ",")
 }
 
-func (f FS) path(name string) string { return filepath.Join("/", f.Root, name) }
+func (f FS) path(name string) string { return filepath.Join(cmp.Or(f.Root, "/"), name) }
 
 // mountPoint is where the kernel makes a directory for resctrl (sysfs).
 func (f FS) mountPoint() string { return f.path("sys/fs/resctrl") }
@@ -63,7 +64,7 @@ func (f FS) Mounted() (Mount, error) {
 	}
 	// In a container the host's mounts are those of its first process.
 	name := f.path("proc/self/mounts")
-	if filepath.Clean(f.Root) != "/" {
+	if f.path("") != "/" {
 		name = f.path("proc/1/mounts")
 	}
 	text, err := os.ReadFile(name)
@@ -157,7 +158,7 @@ func (f FS) Mount(o MountOptions) (Mount, error) {
 	if err == nil {
 		return f.Mounted()
 	}
-	switch err {
+	switch errno, _ := errors.AsType[unix.Errno](err); errno {
 	case unix.EBUSY:
 		// rdt_get_tree: there is one superblock.
 		err = fmt.Errorf("%w: it is mounted already and can be only once: here, in another mount namespace, or detached by umount -l with files open", err)
@@ -201,7 +202,7 @@ func (f FS) Unmount(m Mount) error {
 		}
 	}
 	if err := unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW); err != nil {
-		switch err {
+		switch errno, _ := errors.AsType[unix.Errno](err); errno {
 		case unix.EBUSY:
 			err = fmt.Errorf("%w: a process has files of it open, or works below it", err)
 		case unix.EPERM:

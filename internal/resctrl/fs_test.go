@@ -43,6 +43,12 @@ func TestMounted(t *testing.T) {
 	err = FS{Root: root}.Unmount(Mount{Dir: root, Ours: true})
 	wantError(t, err, errors.ErrUnsupported)
 
+	// Unmounted since: sysfs has the empty directory.
+	for _, dir := range []string{t.TempDir(), filepath.Join(root, "absent")} {
+		_, err = Mount{Dir: dir}.Open()
+		wantError(t, err, ErrGone)
+	}
+
 	// No /proc is not an answer.
 	for _, files := range []map[string]string{{"x": ""}, {"proc/filesystems": filesystems}} {
 		_, err := FS{Root: writeFixture(t, files)}.Mounted()

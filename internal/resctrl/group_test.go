@@ -86,7 +86,7 @@ func TestReadFixture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tree.Close() //nolint:errcheck // read only
+	defer tree.Close()
 	g, err := tree.Open(Name{})
 	if err != nil {
 		t.Fatal(err)

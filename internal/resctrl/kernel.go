@@ -62,7 +62,7 @@ const (
 // meaning joins to an errno what it stands for; status is what the kernel said of it.
 func meaning(op operation, err error, status string) error {
 	join := func(sentinel error) error { return fmt.Errorf("%w (%w)", sentinel, err) }
-	switch err {
+	switch errno, _ := errors.AsType[unix.Errno](err); errno {
 	case unix.ENODEV, // a file that was open when its directory was removed (kernfs)
 		unix.ENOENT,
 		unix.EBADF: // Tree.Close made it so
@@ -115,7 +115,7 @@ func refused(op operation, path string, err error) error {
 // what stood there already where the operation appends to it.
 func (t *Tree) refusedSaying(op operation, path, value, before string, err error) *Error {
 	e := &Error{Op: string(op), Path: path, Value: value}
-	switch err {
+	switch errno, _ := errors.AsType[unix.Errno](err); errno {
 	case unix.ENODEV, unix.ENOENT, unix.EROFS, unix.E2BIG, unix.EBADF:
 		// The command was never looked at, the text is of another.
 	default:

@@ -14,8 +14,9 @@ import (
 )
 
 // Threads appends the thread ids in a group to buf: in a control group those of its
-// monitoring groups, too, as the kernel lists them (is_closid_match), unsorted. The kernel
-// looks at every thread of the host for it.
+// monitoring groups, too, as the kernel lists them, unsorted. It looks at every thread of
+// the host for it. Where nothing can be allocated it lists none in the default group
+// (is_closid_match).
 func (t *Tree) Threads(n Name, buf []int) ([]int, error) {
 	if err := checkName(n); err != nil {
 		return buf, err
@@ -107,7 +108,7 @@ func (t *Tree) Add(n Name, tids []int) (moved int, err error) {
 	}
 	defer unix.Close(fd) //nolint:errcheck // nothing is left to be written
 	m := mover{
-		tree: t, path: path, into: n,
+		tree: t, path: path,
 		write: func(b []byte) error {
 			if t.euid0 != nil {
 				return t.euid0.write(fd, b)
@@ -131,7 +132,6 @@ func (t *Tree) Add(n Name, tids []int) (moved int, err error) {
 type mover struct {
 	tree    *Tree
 	path    string
-	into    Name
 	write   func(b []byte) error   // one write
 	status  func() string          // what the kernel said of it
 	become  func() bool            // from now on write is that of euid 0
@@ -282,7 +282,7 @@ func (t *Tree) Locate(tid int) (Name, error) {
 	// The ids are those of our own pid namespace, as the kernel takes them in tasks.
 	path := "/proc/" + strconv.Itoa(tid) + "/cpu_resctrl_groups"
 	fd, err := openAt(unix.AT_FDCWD, path, unix.O_RDONLY)
-	if err == unix.ENOENT && tid > 0 {
+	if err == unix.ENOENT {
 		if _, statErr := os.Stat("/proc/self/cpu_resctrl_groups"); errors.Is(statErr, fs.ErrNotExist) {
 			return Name{}, fmt.Errorf("resctrl: the group of thread %d: %w: the kernel has no /proc/PID/cpu_resctrl_groups", tid, errors.ErrUnsupported)
 		}

@@ -34,7 +34,7 @@ type Tree struct {
 
 	// domains is how many directories mon_data had when that was looked at last;
 	// layout grows when it changes.
-	domains uint64
+	domains int
 	layout  int
 	groups  map[*Group]struct{} // open
 	files   int                 // that they keep
@@ -51,7 +51,7 @@ type Tree struct {
 	commaDoubts int
 }
 
-// Open opens a mount and reads what it can do.
+// Open opens a mount and reads what it can do. [ErrGone] if it was unmounted since.
 func (m Mount) Open() (_ *Tree, err error) {
 	t := &Tree{mount: m, root: -1, status: -1, data: -1, groups: make(map[*Group]struct{}), buf: make([]byte, 64<<10)}
 	defer func() {
@@ -66,8 +66,11 @@ func (m Mount) Open() (_ *Tree, err error) {
 	if err := unix.Fstat(t.root, &st); err != nil {
 		return nil, refused(opOpen, m.Dir, err)
 	}
-	t.dev, t.ino = uint64(st.Dev), st.Ino
-	const status, data = "info/last_cmd_status", "mon_data"
+	t.dev, t.ino = st.Dev, st.Ino
+	const info, status, data = "info", "info/last_cmd_status", "mon_data"
+	if err := unix.Fstatat(t.root, info, &st, 0); err != nil { // sysfs has the empty directory
+		return nil, refused(opOpen, info, err)
+	}
 	if t.status, err = openAt(t.root, status, unix.O_RDONLY); err != nil && err != unix.ENOENT {
 		return nil, refused(opOpen, status, err)
 	}
@@ -101,7 +104,7 @@ func (t *Tree) Alive() error {
 	var st unix.Stat_t
 	err := unix.Stat(t.mount.Dir, &st)
 	switch {
-	case err == unix.ENOENT || err == nil && (uint64(st.Dev) != t.dev || st.Ino != t.ino):
+	case err == unix.ENOENT || err == nil && (st.Dev != t.dev || st.Ino != t.ino):
 		// Neither number can be used again while the root is open.
 		return fmt.Errorf("resctrl: %s: %w: unmounted, or mounted anew", t.mount.Dir, ErrGone)
 	case err != nil:
@@ -120,7 +123,7 @@ func (t *Tree) countDomains() error {
 		return refused(opRead, "mon_data", err)
 	}
 	// kernfs counts the subdirectories in the links (kernfs_refresh_inode).
-	if n := uint64(st.Nlink); n != t.domains {
+	if n := int(st.Nlink); n != t.domains {
 		t.domains = n
 		t.layout++
 	}
@@ -393,26 +396,50 @@ func (t *Tree) Schemata(control string) (Schemata, error) {
 // and returns what is in effect then. Nothing is checked before. Without lines
 // nothing is written.
 func (t *Tree) SetSchemata(control string, s Schemata) (effect Schemata, err error) {
-	n := Name{Control: control}
-	if err := checkName(n); err != nil {
+	if err := checkName(Name{Control: control}); err != nil {
 		return nil, err
 	}
-	if text := s.Append(nil); len(text) > 0 {
-		path := below(n, "schemata")
-		fd, err := openAt(t.root, path, unix.O_WRONLY)
-		if err != nil {
-			return nil, refused(opOpen, path, err)
-		}
-		err = writeOnce(fd, text)
-		if err != nil {
-			err = t.refusedSaying(opWrite, path, strings.TrimSuffix(string(text), "\n"), "", err)
-		}
-		_ = unix.Close(fd) // nothing is left to be written
-		if err != nil {
-			return nil, err
+	if len(s) == 0 {
+		return t.Schemata(control)
+	}
+	// With mba_MBps the kernel keeps a bandwidth as soon as it has read it, whatever it
+	// refuses behind that (parse_bw): what was there is written back.
+	var old Schemata
+	for _, l := range s {
+		if r := t.info.Resource(l.Resource); r != nil && r.Unit == MBps {
+			before, err := t.Schemata(control)
+			if err != nil {
+				return nil, err
+			}
+			for _, l := range before {
+				if l.Resource == r.Name {
+					old = append(old, l)
+				}
+			}
 		}
 	}
+	if err := t.writeLines(control, s); err != nil {
+		if old != nil && isErrno(err, unix.EINVAL) {
+			err = errors.Join(err, t.writeLines(control, old))
+		}
+		return nil, err
+	}
 	return t.Schemata(control)
+}
+
+// writeLines is one write.
+func (t *Tree) writeLines(control string, s Schemata) error {
+	path := below(Name{Control: control}, "schemata")
+	fd, err := openAt(t.root, path, unix.O_WRONLY)
+	if err != nil {
+		return refused(opOpen, path, err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing is left to be written
+	text := s.Append(nil)
+	if err := writeOnce(fd, text); err != nil {
+		return t.refusedSaying(opWrite, path, strings.TrimSuffix(string(text), "\n"), "", err)
+	}
+	return nil
 }
 
 // below returns the path of a file in a group.

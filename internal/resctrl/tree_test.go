@@ -200,7 +200,7 @@ func TestHostOutOfRMIDs(t *testing.T) {
 		}
 	}
 	limbo := false
-	for i := 0; i < n; i++ {
+	for i := range n {
 		waitForRMID(t, func() error {
 			err := create(i)
 			limbo = limbo || errors.Is(err, ErrLimbo)
@@ -302,7 +302,7 @@ func readOnlyChild([]string) error {
 	if err != nil {
 		return err
 	}
-	defer tree.Close() //nolint:errcheck // the process ends
+	defer tree.Close()
 	if tree.Mount().ReadOnly {
 		return errors.New("read-only before")
 	}
@@ -426,7 +426,7 @@ func TestHostRemount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tree.Close() //nolint:errcheck // closed twice
+	defer tree.Close()
 	wantError(t, host.Unmount(m), unix.EBUSY, "open")
 	group := Name{Control: "foreign"}
 	if tree.Info().CLOSIDs() == 0 {

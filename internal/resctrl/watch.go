@@ -51,8 +51,9 @@ type Watch struct {
 	byGroups bool // the kernel does not tell the group of a thread
 }
 
-// Lister appends the thread ids of a task to buf. One that has just ended may be
-// among them.
+// Lister appends the thread ids of a task to buf, as they are now: the list of a v1 cgroup
+// must be opened each time, for one that stays open is up to a second old. One that has
+// just ended may be among them.
 type Lister func(buf []int) ([]int, error)
 
 // Watch begins to keep the threads of a task together. paths are the task's cgroups:
@@ -423,7 +424,8 @@ func (w *Watch) Follow(threads Lister, full bool) (Followed, error) {
 			break
 		}
 		if !again {
-			f.Stable = true
+			// A pass that was given up knows nothing.
+			f.Stable = f.Threads == 0 || len(w.known) > 0
 			break
 		}
 		full = false // what was looked at in this pass is known

@@ -97,42 +97,13 @@ type watchHost struct {
 }
 
 func newWatchHost(t *testing.T, features ...string) *watchHost {
-	h := &watchHost{T: t, dir: hosttest.Resctrl(t, features...)}
-	h.tree = h.open()
-	return h
-}
-
-func (h *watchHost) open() *Tree {
-	h.Helper()
-	m, err := FS{Root: "/"}.Mounted()
-	if err != nil {
-		h.Fatal(err)
-	}
-	tree, err := m.Open()
-	if err != nil {
-		h.Fatal(err)
-	}
-	h.Cleanup(func() {
-		if err := tree.Close(); err != nil {
-			h.Error(err)
-		}
-	})
-	return tree
+	return &watchHost{T: t, dir: hosttest.Resctrl(t, features...), tree: openHost(t, features...)}
 }
 
 func (h *watchHost) mkdir(group string) {
 	h.Helper()
-	// RMIDs that other tests freed may be in limbo.
-	for end := time.Now().Add(60 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		err := os.Mkdir(filepath.Join(h.dir, group), 0o755)
-		if err == nil {
-			return
-		}
-		if !errors.Is(err, os.ErrExist) && time.Now().Before(end) {
-			continue
-		}
-		h.Fatal(err)
-	}
+	control, monitor, _ := strings.Cut(group, "mon_groups/")
+	waitForRMID(h, func() error { return h.tree.Create(Name{control, monitor}) })
 }
 
 func (h *watchHost) rmdir(group string) {
@@ -223,34 +194,28 @@ func watchStopPid(t testing.TB, pid int) {
 	}
 }
 
-// watchLister lists a cgroup's threads, without allocation once it is used.
+// watchLister lists a cgroup's threads. It opens the list each time: that of a v1 cgroup is
+// what it was up to a second ago when it is read again (cgroup_pidlist_start).
 func watchLister(t testing.TB, c *hosttest.Cgroup) Lister {
 	t.Helper()
-	f, err := os.Open(watchThreads(t, c))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	text := make([]byte, 1<<20)
+	file := watchThreads(t, c)
+	text := make([]byte, 1<<16)
 	return func(buf []int) ([]int, error) {
-		n := 0
+		fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return buf, err
+		}
+		defer unix.Close(fd) //nolint:errcheck // read only
+		var ids idList
 		for {
-			m, err := f.ReadAt(text[n:], int64(n))
-			n += m
-			if m == 0 || err != nil {
-				break
+			n, err := unix.Read(fd, text)
+			if n <= 0 || err != nil {
+				return buf, err
+			}
+			if buf, err = ids.parse(buf, text[:n]); err != nil {
+				return buf, err
 			}
 		}
-		tid := 0
-		for _, b := range text[:n] {
-			if b == '\n' {
-				buf = append(buf, tid)
-				tid = 0
-				continue
-			}
-			tid = 10*tid + int(b-'0')
-		}
-		return buf, nil
 	}
 }
 
@@ -264,15 +229,7 @@ func (h *watchHost) watch(c *hosttest.Cgroup) (*Watch, Lister) {
 
 func (h *watchHost) monitor(w *Watch) {
 	h.Helper()
-	for end := time.Now().Add(60 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		err := w.Monitor()
-		if err == nil {
-			return
-		}
-		if !errors.Is(err, ErrLimbo) || time.Now().After(end) {
-			h.Fatal(err)
-		}
-	}
+	waitForRMID(h, w.Monitor)
 }
 
 func (h *watchHost) watchOnly(tree *Tree, c *hosttest.Cgroup) (*Watch, Lister) {
@@ -569,7 +526,7 @@ func TestWatchRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	h.tree = h.open()
+	h.tree = openHost(t)
 	w, list = h.watchOnly(h.tree, c)
 	if w.Name() != name || w.Epoch() != 0 {
 		t.Errorf("%s, epoch %d; want %s", w.Name(), w.Epoch(), name)
@@ -885,6 +842,8 @@ func TestWatchAllocations(t *testing.T) {
 	p := c.Start("threads 60")
 	watchStop(t, p)
 	w, list := h.watch(c)
+	threads := watchTids(t, watchThreads(t, c))
+	list = func(buf []int) ([]int, error) { return append(buf, threads...), nil }
 	for _, full := range []bool{false, true} {
 		follow := func() {
 			if f := h.follow(w, list, full); !f.Stable {
@@ -903,16 +862,7 @@ func TestWatchAllocations(t *testing.T) {
 // BenchmarkWatchFollow is about one task of 1000 threads; x-list is how many times as long
 // as the bare listing a Follow takes.
 func BenchmarkWatchFollow(b *testing.B) {
-	hosttest.Resctrl(b, "/L3_MON")
-	m, err := FS{Root: "/"}.Mounted()
-	if err != nil {
-		b.Fatal(err)
-	}
-	tree, err := m.Open()
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer tree.Close() //nolint:errcheck // the benchmark is over
+	tree := openHost(b, "/L3_MON")
 	c := hosttest.NewCgroup(b, nil, "bench")
 	c.Start("threads 1000").Done()
 	list := watchLister(b, c)
@@ -920,9 +870,7 @@ func BenchmarkWatchFollow(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := w.Monitor(); err != nil {
-		b.Fatal(err)
-	}
+	waitForRMID(b, w.Monitor)
 	buf := make([]int, 0, 2000)
 	bare := func() {
 		if buf, err = list(buf[:0]); err != nil {

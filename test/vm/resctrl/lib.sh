@@ -46,11 +46,15 @@ end_cgroup() {
 	eventually rmdir "/sys/fs/cgroup/$1" 2>/dev/null || { echo "$name: leaving /$1 behind" >&2; exit 1; }
 }
 
-# spin CGROUP: a cgroup, and a process in it that never sleeps; another one if the
-# cgroup is there.
+# spin CGROUP: a cgroup, and a process in it that runs now and then, so that others
+# can, too; another one if the cgroup is there.
 spin() {
 	[ -e "/sys/fs/cgroup/$1" ] || { mkdir "/sys/fs/cgroup/$1"; cgroups="$cgroups $1"; }
-	sh -c 'echo $$ >"/sys/fs/cgroup/$0/cgroup.procs"; while :; do :; done' "$1" &
+	sh -c 'echo $$ >"/sys/fs/cgroup/$0/cgroup.procs"
+		while :; do
+			for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do :; done
+			usleep 100000
+		done' "$1" &
 }
 
 # configure [LINE]...: of the runner, for all tasks of the file's node.
