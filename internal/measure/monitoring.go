@@ -163,8 +163,12 @@ const (
 var stateNames = [numStates]string{"monitored", "waiting", "foreign", "overlap", "error"}
 
 // fullPace is how often the kernel is asked for all threads of a group, which is
-// what tells that somebody moved one away.
-const fullPace = 10 * time.Second
+// what tells that somebody moved one away. With many tasks it is slower: a
+// second has room for time.Second/fullEach of them.
+const (
+	fullPace = 10 * time.Second
+	fullEach = 25 * time.Millisecond
+)
 
 // followTime bounds the time in a tick to make groups and to move threads. The tasks
 // whose turn it was not are the first of the next tick.
@@ -685,10 +689,11 @@ func (t *Tasks) follow(k *taskState, now time.Time) (worked bool) {
 	}
 	w.retry.reset()
 	if full {
+		pace := max(fullPace, time.Duration(len(t.order))*fullEach)
 		if w.full.IsZero() {
-			w.full = now.Add(fullPace - k.phase()%fullPace)
+			w.full = now.Add(pace - k.phase()%pace)
 		} else {
-			w.full = w.full.Add((now.Sub(w.full)/fullPace + 1) * fullPace)
+			w.full = w.full.Add((now.Sub(w.full)/pace + 1) * pace)
 		}
 	}
 	w.pids, w.havePids = pids, have

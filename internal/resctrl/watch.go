@@ -22,8 +22,10 @@ const (
 	// long each.
 	forkTime = time.Millisecond
 	// locateFew is up to how many threads are looked at one by one: a file in /proc
-	// costs some 10 µs, a tasks file a walk over all threads of the host.
-	locateFew = 32
+	// costs some 10 µs, a tasks file a walk over all threads of the host. In a full
+	// pass, which most of the time finds that all are there, it is locateFull.
+	locateFew  = 32
+	locateFull = 4
 )
 
 // Watch keeps the threads of one task together: in a control group and, as long as
@@ -476,7 +478,7 @@ func (w *Watch) pass(full bool) (again bool, moved int, err error) {
 		w.foreign = tidsCommon(w.foreign[:0], w.foreign, w.list)
 		w.refused = tidsCommon(w.refused[:0], w.refused, w.list)
 	}
-	if full || len(w.unknown) > locateFew {
+	if full && len(w.unknown) > locateFull || len(w.unknown) > locateFew {
 		if err := w.dropInside(); err != nil {
 			w.forget()
 			return false, 0, err
