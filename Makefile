@@ -17,7 +17,7 @@ RACE ?= $(if $(shell command -v $(firstword $(CC))),-race)
 ARGS      ?=
 TESTFLAGS ?=
 PKG       ?= ./...
-FUZZTIME  ?= 40s
+FUZZTIME  ?= 20s
 
 # Tools are for this machine, whatever GOARCH the caller asks for.
 host := GOOS= GOARCH=
@@ -59,7 +59,7 @@ e2e: build ## test/e2e/*.sh, on real parts
 		[ -e "$$script" ] || continue; echo "== $$script"; "$$script"; done
 
 .PHONY: fuzz
-fuzz: ## every fuzz test of PKG for FUZZTIME (40s), one a CPU at a time
+fuzz: ## every fuzz test of PKG for FUZZTIME (20s), one a CPU at a time
 	tools/fuzz $(FUZZTIME) $(PKG)
 
 .PHONY: bench

@@ -304,7 +304,7 @@ var (
 	}
 	TaskMemoryBandwidth = &Desc{
 		Name: "owca_task_memory_bandwidth_bytes_total", Kind: Counter, Unit: "bytes", Original: "memory_bandwidth",
-		Help:   "Bytes between the last level of cache and memory, since the task's monitoring group was made; summed over the caches of the host.",
+		Help:   "Bytes between the last level of cache and memory while the task was monitored; summed over the caches of the host. Absent while it is not, as of tasks that take turns.",
 		Source: "resctrl mon_data/mon_L3_*/mbm_total_bytes",
 	}
 	TaskMemoryBandwidthLocal = &Desc{

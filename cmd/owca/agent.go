@@ -111,9 +111,14 @@ func (a *agent) decode(data []byte, name string, previous []*config.Instance) (*
 	return c, nil
 }
 
-// startParts starts components; if one fails, those already started are closed.
+// startParts starts components; if one fails, or ctx ends, those already started are
+// closed.
 func startParts(ctx context.Context, parts []*config.Instance) error {
 	for i, p := range parts {
+		if ctx.Err() != nil {
+			closeParts(parts[:i])
+			return context.Cause(ctx)
+		}
 		s, ok := p.Value.(owca.Starter)
 		if !ok {
 			continue

@@ -89,7 +89,7 @@ var wanted = []struct {
 	{unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE", "writing limits of cgroups, and resctrl", 0},
 	{unix.CAP_SETUID, "CAP_SETUID", "putting other users' tasks into resctrl groups", 0},
 	{unix.CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE", "opening more files than the hard limit", 0},
-	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "mounting resctrl; the agent itself does not need it", 0},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "mounting resctrl (resctrl_mount: true); nothing else of the agent needs it", 0},
 }
 
 func (c *checker) capabilities() []finding {

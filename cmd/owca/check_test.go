@@ -58,7 +58,7 @@ func TestCheckResctrl(t *testing.T) {
 	mounted := func(more map[string]string) map[string]string {
 		files := map[string]string{
 			"proc/filesystems":                  "nodev\tsysfs\nnodev\tresctrl\n\text4\n",
-			"proc/1/mounts":                     "proc /proc proc rw 0 0\nresctrl /mnt/res\\040ctrl resctrl rw 0 0\n",
+			"proc/1/mountinfo":                  "17 1 0:16 / /proc rw - proc proc rw\n29 1 0:25 / /mnt/res\\040ctrl rw - resctrl resctrl rw\n",
 			"proc/cpuinfo":                      cpuinfoRDT,
 			"mnt/res ctrl/info/last_cmd_status": "ok\n",
 		}
@@ -81,7 +81,7 @@ memory bandwidth allocation: not supported
 cache occupancy: not supported
 memory bandwidth: not supported
 local memory bandwidth: not supported`},
-		{"not mounted", map[string]string{"proc/filesystems": "nodev\tresctrl\n", "proc/1/mounts": "\n", "proc/cpuinfo": cpuinfoRDT}, `
+		{"not mounted", map[string]string{"proc/filesystems": "nodev\tresctrl\n", "proc/1/mountinfo": "\n", "proc/cpuinfo": cpuinfoRDT}, `
 resctrl: could not tell
 L3 cache allocation: could not tell
 L3 code and data apart: not supported
@@ -90,7 +90,7 @@ memory bandwidth allocation: could not tell
 cache occupancy: could not tell
 memory bandwidth: could not tell
 local memory bandwidth: not supported`},
-		{"not mounted, arm64", map[string]string{"proc/filesystems": "nodev\tresctrl\n", "proc/1/mounts": "\n", "proc/cpuinfo": "CPU part\t: 0xd0c\n"}, `
+		{"not mounted, arm64", map[string]string{"proc/filesystems": "nodev\tresctrl\n", "proc/1/mountinfo": "\n", "proc/cpuinfo": "CPU part\t: 0xd0c\n"}, `
 resctrl: could not tell
 L3 cache allocation: could not tell
 L3 code and data apart: could not tell
@@ -142,7 +142,7 @@ cache occupancy: could not tell
 memory bandwidth: could not tell
 local memory bandwidth: could not tell`},
 		{"read-only, without a free RMID", mounted(map[string]string{
-			"proc/1/mounts":                         "owca /mnt/res\\040ctrl resctrl ro,relatime,mba_MBps 0 0\n",
+			"proc/1/mountinfo":                      "29 1 0:25 / /mnt/res\\040ctrl ro,relatime - resctrl owca rw,mba_MBps\n",
 			"mnt/res ctrl/info/L3_MON/num_rmids":    "1\n",
 			"mnt/res ctrl/info/L3_MON/mon_features": "llc_occupancy\nmbm_total_bytes\nmbm_local_bytes\n",
 		}), `

@@ -5,14 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/owca-project/owca/internal/resctrl"
 )
@@ -21,7 +16,7 @@ type resctrlCleanCommand struct {
 	All      bool   `help:"Every group, whoever made it."`
 	Yes      bool   `short:"y" help:"Don't ask before --all."`
 	DryRun   bool   `help:"Only print what would be removed."`
-	Force    bool   `help:"Even while a program has files of resctrl open."`
+	Force    bool   `help:"Even while an agent is running."`
 	HostRoot string `default:"/" placeholder:"DIR" help:"Where the root of the host is mounted, as in a container (default: /)."`
 }
 
@@ -31,8 +26,8 @@ func (*resctrlCleanCommand) Help() string {
 to start adopts those that it can use and removes the others, so that this is only for hosts on which none will run.
 
 A group's threads go to the default group, those of a monitoring group to its control group; their caches and
-bandwidth are then limited as that group's. While a program has files of resctrl open, as a running agent has,
-nothing is removed: the agent would make its groups anew.`
+bandwidth are then limited as that group's. While an agent is running nothing is removed: it would make its groups
+anew. One that is started meanwhile waits.`
 }
 
 func (c *resctrlCleanCommand) Run(io stdio) error { return c.clean(io, os.Stdin, isTerminal(os.Stdin)) }
@@ -44,6 +39,16 @@ func (c *resctrlCleanCommand) clean(io stdio, in io.Reader, terminal bool) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, tree.Close()) }()
+	// Before the groups are listed, so that none is removed that an agent has adopted since.
+	if !c.DryRun {
+		switch err := tree.Claim(); {
+		case errors.Is(err, resctrl.ErrInUse) && c.Force:
+		case errors.Is(err, resctrl.ErrInUse):
+			return fmt.Errorf("%w: stop it first, or --force", err)
+		case err != nil:
+			return err
+		}
+	}
 	before, err := tree.Groups(nil)
 	if err != nil {
 		return err
@@ -58,14 +63,6 @@ func (c *resctrlCleanCommand) clean(io stdio, in io.Reader, terminal bool) (err 
 	}
 	if c.DryRun {
 		return printNames(io.out, "would remove ", doomed)
-	}
-	if users, err := usersOf(c.HostRoot, tree.Mount().Dir); !c.Force {
-		if len(users) > 0 {
-			return fmt.Errorf("%s has files of %s open: stop it first, or --force", strings.Join(users, " and "), tree.Mount().Dir)
-		}
-		if err != nil {
-			return fmt.Errorf("whether an agent runs cannot be told: %w; --force removes the groups all the same", err)
-		}
 	}
 	if c.All && !c.Yes {
 		if !terminal {
@@ -125,76 +122,4 @@ func printNames(w io.Writer, verb string, names []resctrl.Name) error {
 	}
 	_, err := w.Write(b)
 	return err
-}
-
-// usersOf returns the other processes that have files of the file system at dir
-// open, as "owca (pid 17)"; in a container, those of the host. It is known by the
-// device, so that other mount points of it count, too.
-func usersOf(root, dir string) (users []string, err error) {
-	device, err := deviceOf(dir)
-	if err != nil {
-		return nil, err
-	}
-	procfs := filepath.Join(root, "proc")
-	entries, err := os.ReadDir(procfs)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		open, fdErr := hasOpen(filepath.Join(procfs, e.Name(), "fd"), device)
-		if fdErr != nil {
-			return users, fdErr
-		}
-		if open {
-			comm, err := os.ReadFile(filepath.Join(procfs, e.Name(), "comm"))
-			if err != nil {
-				comm = []byte("a process") // it has ended, or it will in a moment
-			}
-			users = append(users, fmt.Sprintf("%s (pid %d)", appendClean(nil, strings.TrimSpace(string(comm))), pid))
-		}
-	}
-	return users, nil
-}
-
-// hasOpen follows the links of /proc/PID/fd; the process may end meanwhile.
-func hasOpen(dir string, device uint64) (bool, error) {
-	f, err := os.Open(dir)
-	if gone(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil && !gone(err) {
-		return false, err
-	}
-	for _, name := range names {
-		other, err := deviceOf(filepath.Join(dir, name))
-		switch {
-		case err == nil && other == device:
-			return true, nil
-		case errors.Is(err, fs.ErrPermission):
-			return false, err
-		}
-		// Anything else is a file that was closed, or one of a file system that
-		// does not answer.
-	}
-	return false, nil
-}
-
-func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
-
-// deviceOf is st_dev, asked for without waiting for a server that is away.
-func deviceOf(path string) (uint64, error) {
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
-		return 0, &fs.PathError{Op: "statx", Path: path, Err: err}
-	}
-	return unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"github.com/owca-project/owca/internal/hosttest"
 	"github.com/owca-project/owca/internal/proc"
@@ -370,7 +368,7 @@ func TestResctrlCleanChoose(t *testing.T) {
 func resctrlFixture(t *testing.T, groups ...string) (root string) {
 	t.Helper()
 	files := map[string]string{
-		"proc/filesystems": "nodev\tresctrl\n", "proc/1/mounts": "resctrl /sys/fs/resctrl resctrl rw,relatime 0 0\n",
+		"proc/filesystems": "nodev\tresctrl\n", "proc/1/mountinfo": "29 18 0:25 / /sys/fs/resctrl rw,relatime - resctrl resctrl rw\n",
 		"sys/fs/resctrl/info/L3_MON/num_rmids": "8\n", "sys/fs/resctrl/info/L3_MON/mon_features": "llc_occupancy\n", "sys/fs/resctrl/tasks": "",
 	}
 	for _, g := range groups {
@@ -385,20 +383,35 @@ func TestResctrlCleanAsks(t *testing.T) {
 		command  resctrlCleanCommand
 		answer   string
 		terminal bool
+		claimed  bool // by an agent
 		code     int
 		left     int // groups
 		out      string
 	}{
-		{"ours", resctrlCleanCommand{}, "", false, exitOK, 2, "removed mon_groups/owca-x\n"},
-		{"dry", resctrlCleanCommand{DryRun: true, All: true}, "", false, exitOK, 3, "would remove mon_groups/theirs\nwould remove mon_groups/owca-x\n"},
-		{"all, nobody to ask", resctrlCleanCommand{All: true}, "", false, exitUsage, 3, ""},
-		{"all, no", resctrlCleanCommand{All: true}, "\n", true, exitFailed, 3, "mon_groups/theirs\nmon_groups/owca-x\nRemove these 2 groups? [y/N] "},
-		{"all, end of file", resctrlCleanCommand{All: true}, "y", true, exitFailed, 3, "mon_groups/theirs\nmon_groups/owca-x\nRemove these 2 groups? [y/N] "},
-		{"all, yes", resctrlCleanCommand{All: true}, "Yes\n", true, exitOK, 1, "mon_groups/theirs\nmon_groups/owca-x\nRemove these 2 groups? [y/N] removed mon_groups/owca-x\nremoved mon_groups/theirs\n"},
-		{"all, told", resctrlCleanCommand{All: true, Yes: true}, "", false, exitOK, 1, "removed mon_groups/owca-x\nremoved mon_groups/theirs\n"},
+		{"ours", resctrlCleanCommand{}, "", false, false, exitOK, 2, "removed mon_groups/owca-x\n"},
+		{"in use", resctrlCleanCommand{}, "", false, true, exitFailed, 3, ""},
+		{"in use, all", resctrlCleanCommand{All: true}, "y\n", true, true, exitFailed, 3, ""},
+		{"in use, forced", resctrlCleanCommand{Force: true}, "", false, true, exitOK, 2, "removed mon_groups/owca-x\n"},
+		{"in use, dry", resctrlCleanCommand{DryRun: true}, "", false, true, exitOK, 3, "would remove mon_groups/owca-x\n"},
+		{"dry", resctrlCleanCommand{DryRun: true, All: true}, "", false, false, exitOK, 3, "would remove mon_groups/theirs\nwould remove mon_groups/owca-x\n"},
+		{"all, nobody to ask", resctrlCleanCommand{All: true}, "", false, false, exitUsage, 3, ""},
+		{"all, no", resctrlCleanCommand{All: true}, "\n", true, false, exitFailed, 3, "mon_groups/theirs\nmon_groups/owca-x\nRemove these 2 groups? [y/N] "},
+		{"all, end of file", resctrlCleanCommand{All: true}, "y", true, false, exitFailed, 3, "mon_groups/theirs\nmon_groups/owca-x\nRemove these 2 groups? [y/N] "},
+		{"all, yes", resctrlCleanCommand{All: true}, "Yes\n", true, false, exitOK, 1, "mon_groups/theirs\nmon_groups/owca-x\nRemove these 2 groups? [y/N] removed mon_groups/owca-x\nremoved mon_groups/theirs\n"},
+		{"all, told", resctrlCleanCommand{All: true, Yes: true}, "", false, false, exitOK, 1, "removed mon_groups/owca-x\nremoved mon_groups/theirs\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.command.HostRoot = resctrlFixture(t, "mon_groups/theirs", "mon_groups/owca-x")
+			if c.claimed {
+				agent, err := openResctrl(c.command.HostRoot)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer agent.Close()
+				if err := agent.Claim(); err != nil {
+					t.Fatal(err)
+				}
+			}
 			var out, stderr bytes.Buffer
 			err := c.command.clean(stdio{&out, &stderr}, strings.NewReader(c.answer), c.terminal)
 			code := exitOK
@@ -410,6 +423,9 @@ func TestResctrlCleanAsks(t *testing.T) {
 			}
 			if code != c.code {
 				t.Errorf("exit code %d, want %d: %v", code, c.code, err)
+			}
+			if refused := errors.Is(err, resctrl.ErrInUse); refused != (c.claimed && code == exitFailed) {
+				t.Error(err)
 			}
 			if d := cmp.Diff(c.out, out.String()); d != "" {
 				t.Error(d)
@@ -448,34 +464,6 @@ func TestResctrlMonitorOnly(t *testing.T) {
 	text := string(report.text(true))
 	if strings.Contains(text, "CLOSID") || !regexp.MustCompile(`(?m)^/ +-$`).MatchString(text) {
 		t.Error(text)
-	}
-}
-
-// TestResctrlUsers: whoever has files open is found by the device, and this
-// process is not.
-func TestResctrlUsers(t *testing.T) {
-	dir := t.TempDir()
-	device, err := deviceOf(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Create(filepath.Join(dir, "x"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if open, err := hasOpen("/proc/self/fd", device); err != nil || !open {
-		t.Error(open, err)
-	}
-	if open, err := hasOpen("/proc/self/fd", unix.Mkdev(4095, 1)); err != nil || open {
-		t.Error(open, err)
-	}
-	if open, err := hasOpen("/proc/0/fd", device); err != nil || open {
-		t.Error("a process that does not exist:", open, err)
-	}
-	users, err := usersOf("/", dir)
-	if slices.ContainsFunc(users, func(u string) bool { return strings.HasSuffix(u, "(pid "+strconv.Itoa(os.Getpid())+")") }) {
-		t.Error(users, err)
 	}
 }
 
@@ -572,36 +560,21 @@ func TestResctrlShow(t *testing.T) {
 		t.Errorf("%d of 3 groups in %s", busy, &out)
 	}
 
-	// What an agent holds open keeps its groups.
-	held, err := os.Open(dir)
+	// While an agent is running its groups stay.
+	agent, err := openResctrl("/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer held.Close()
-	if users, err := usersOf("/", dir); err != nil || users != nil {
-		t.Error(users, err) // this process does not count
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := exec.Command(exe, "-test.run=^$")
-	other.Env = append(os.Environ(), "OWCA_HOSTTEST_LOAD=sleep")
-	other.ExtraFiles = []*os.File{held}
-	in, err := other.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := other.Start(); err != nil {
+	if err := agent.Claim(); err != nil {
 		t.Fatal(err)
 	}
 	stderr.Reset()
-	want := fmt.Sprintf("(pid %d) has files of /sys/fs/resctrl open", other.Process.Pid)
-	if code := execute([]string{"resctrl", "clean"}, &out, &stderr); code != exitFailed || !strings.Contains(stderr.String(), want) {
-		t.Errorf("exit code %d, want %q in %s", code, want, &stderr)
+	if code := execute([]string{"resctrl", "clean"}, &out, &stderr); code != exitFailed || !strings.Contains(stderr.String(), "in use by ") {
+		t.Errorf("exit code %d: %s", code, &stderr)
 	}
-	in.Close()
-	_ = other.Wait() // its input has ended, it complains
+	if err := agent.Close(); err != nil {
+		t.Fatal(err)
+	}
 
 	out.Reset()
 	if code := execute([]string{"resctrl", "clean"}, &out, &stderr); code != exitOK {

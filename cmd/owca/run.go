@@ -64,21 +64,32 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 	host := measure.Open(c.HostRoot)
 	a := &agent{host: host, path: c.Config, flags: c.Log, logs: logs}
 	a.loop = run.New(host, run.Build(buildInfo()), show.observe)
+	// Before the start, which may mount resctrl.
+	ctx, stopped := context.WithCancelCause(ctx)
+	defer stopped(nil)
+	reload := a.obey(ctx, stopped)
 	runner, err := a.start(ctx)
-	if err != nil {
+	if err == nil {
+		defer a.close()
+	}
+	switch {
+	case ctx.Err() != nil: // whatever a start says that was broken off
+		return c.ended(ctx)
+	case err != nil:
 		return err
 	}
-	defer a.close()
 
 	if c.Once {
-		if err := a.loop.Once(ctx, runner); err != nil {
+		err := a.loop.Once(ctx, runner)
+		if ctx.Err() != nil {
+			return errors.Join(c.ended(ctx), show.close())
+		}
+		if err != nil {
 			return errors.Join(fmt.Errorf("not everything worked in this tick: %w", err), show.close())
 		}
 		return show.close()
 	}
-	ctx, stopped := context.WithCancelCause(ctx)
-	defer stopped(nil)
-	a.obey(ctx, stopped)
+	go a.reloads(ctx, reload)
 	go a.watch(ctx)
 	if err := show.open(ctx, func(interrupted bool) {
 		if interrupted {
@@ -93,8 +104,17 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 	if err := show.close(); err != nil {
 		return err
 	}
-	if errors.Is(context.Cause(ctx), errInterrupted) {
+	return c.ended(ctx)
+}
+
+// ended is the result of an agent that was told to end. One that was to run one tick has
+// not.
+func (c *runCommand) ended(ctx context.Context) error {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errInterrupted):
 		return &exitError{exitInterrupted, nil}
+	case c.Once:
+		return cause
 	}
 	return nil
 }
@@ -110,16 +130,15 @@ To run as root all the same, say --root (-0)`
 
 var errInterrupted = errors.New("interrupted")
 
-// obey ends the agent on SIGINT and SIGTERM, a second one at once, and reloads
-// the configuration on SIGHUP. Without one, SIGHUP means that the terminal has
-// gone. A reload that takes long does not keep the others waiting.
-func (a *agent) obey(ctx context.Context, stop context.CancelCauseFunc) {
-	end, reload := make(chan os.Signal, 1), make(chan os.Signal, 1)
+// obey ends the agent on SIGINT and SIGTERM, a second one at once. SIGHUP comes out of
+// the result; without a configuration to reload it means that the terminal has gone.
+func (a *agent) obey(ctx context.Context, stop context.CancelCauseFunc) (reload chan os.Signal) {
+	end, hup := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
 	if a.path == "" {
 		signal.Notify(end, syscall.SIGHUP)
 	} else {
-		signal.Notify(reload, syscall.SIGHUP)
+		signal.Notify(hup, syscall.SIGHUP)
 	}
 	go func() {
 		defer signal.Stop(end)
@@ -132,17 +151,21 @@ func (a *agent) obey(ctx context.Context, stop context.CancelCauseFunc) {
 			stop(fmt.Errorf("stopped by %v", s))
 		}
 	}()
-	go func() {
-		defer signal.Stop(reload)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-reload:
-				a.reload(ctx, "SIGHUP")
-			}
+	return hup
+}
+
+// reloads reloads the configuration on each SIGHUP. A reload that takes long does not
+// keep other signals waiting.
+func (a *agent) reloads(ctx context.Context, reload chan os.Signal) {
+	defer signal.Stop(reload)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-reload:
+			a.reload(ctx, "SIGHUP")
 		}
-	}()
+	}
 }
 
 // source is where the configuration comes from, for messages.

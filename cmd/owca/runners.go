@@ -175,8 +175,12 @@ func (r *measurementRunner) startResctrl() error {
 	case r.RDTEnabled != nil:
 		planned.Discard()
 		return fmt.Errorf("rdt_enabled: true, but: %w%s", err, resctrlHint(err))
+	case errors.Is(err, errors.ErrUnsupported) && planned != nil:
+		slog.Info("no cache and memory bandwidth monitoring on this host", "component", "measure", "error", err)
 	case errors.Is(err, errors.ErrUnsupported):
 		slog.Debug("no cache and memory bandwidth monitoring", "component", "measure", "error", err)
+	case errors.Is(err, resctrl.ErrInUse):
+		// The first tick tells, if it is so then.
 	case r.ResctrlMount && !errors.Is(err, syscall.EROFS):
 		slog.Warn("resctrl cannot be used as it is configured; the rest is measured", "component", "measure", "error", err)
 	}
@@ -189,6 +193,8 @@ func resctrlHint(err error) string {
 	switch {
 	case errors.Is(err, resctrl.ErrNotMounted):
 		return ", or set resctrl_mount: true; with rdt_enabled: null the rest is measured until then"
+	case errors.Is(err, resctrl.ErrInUse):
+		return "; only one agent of a host can monitor: stop that one, or set rdt_enabled: false here; with null the rest is measured until it ends"
 	case errors.Is(err, fs.ErrPermission):
 		return ": making groups needs CAP_DAC_OVERRIDE, moving threads of other users CAP_SETUID, mounting CAP_SYS_ADMIN"
 	case errors.Is(err, syscall.EROFS):

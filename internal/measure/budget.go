@@ -32,6 +32,13 @@ const (
 	// limbo is for how many ticks RMIDs may wait for their cache lines to be
 	// evicted before that is a lack of them.
 	limbo = 10
+	// leave: every control group has an RMID, too, so that as many are left free as
+	// control groups can be made still, by whomever, but at most one of so many.
+	// Those that wait for their cache lines count as free: without that, how long
+	// they do would have to be known.
+	leave = 8
+	// recount is after how many ticks groups are counted again, if there is need.
+	recount = 10
 )
 
 // budget is who gets an RMID.
@@ -39,11 +46,16 @@ type budget struct {
 	retry   backoff // after a refusal
 	since   uint64  // the tick of the first refusal; 0 = there is enough
 	short   bool    // it was told
+	limbo   bool    // the last refusal was for RMIDs that will be free
 	ranked  bool    // the claims' ranks are of these options
 	better  int     // ticks that best was clearly worth more
 	best    *taskState
 	waiting []*taskState // of this tick
 	held    []*taskState
+
+	counted uint64 // the tick in which groups were counted; 0 = never
+	groups  int    // then, and since then ours; each has an RMID
+	spare   int    // RMIDs to leave free
 }
 
 // claim is what a task has to say for itself.
@@ -59,8 +71,9 @@ type claim struct {
 	reserved bool   // the next group is to be this one's
 }
 
-// freed lets the next tick try to make a group.
+// freed is for a group that was removed: the next tick tries to make one.
 func (b *budget) freed(tick uint64) {
+	b.groups--
 	if b.since > 0 {
 		b.retry = backoff{tick: tick + 1}
 	}
@@ -74,7 +87,7 @@ func (c *monitoring) refuse(tick uint64, err error) {
 		b.since = max(1, tick)
 	}
 	most := uint64(32) // others may give some back at any time
-	if errors.Is(err, resctrl.ErrLimbo) {
+	if b.limbo = errors.Is(err, resctrl.ErrLimbo); b.limbo {
 		most = 4
 	}
 	b.retry.failed(tick, most)
@@ -136,7 +149,7 @@ func (t *Tasks) share() {
 	if !b.short && t.tick-b.since >= limbo {
 		b.short = true
 		slog.Warn("there are fewer monitoring ids (RMIDs) than tasks: the most valuable tasks are monitored, the others in turns",
-			"component", "measure", "monitored", len(b.held), "waiting", len(b.waiting), "rmids", c.rdt.RMIDs)
+			"component", "measure", "monitored", len(b.held), "waiting", len(b.waiting), "rmids", c.rdt.RMIDs, "left_for_control_groups", b.spare)
 	}
 	t.exchange()
 }
@@ -150,21 +163,57 @@ func (t *Tasks) enough() {
 	if b.short {
 		slog.Info("there are monitoring ids (RMIDs) for all tasks again", "component", "measure")
 	}
-	b.since, b.short, b.better, b.best = 0, false, 0, nil
+	b.since, b.short, b.limbo, b.better, b.best = 0, false, false, 0, nil
 	b.retry.reset()
 }
 
-// grant makes groups for those who wait, until the kernel refuses one.
+// countGroups finds out how many RMIDs are taken, now and then.
+func (t *Tasks) countGroups() error {
+	c := t.monitoring
+	b := &c.budget
+	if b.counted > 0 && t.tick-b.counted < recount {
+		return nil
+	}
+	if err := c.listGroups(); err != nil {
+		return err
+	}
+	controls := 0
+	for _, n := range c.groups {
+		if n.Monitor == "" {
+			controls++
+		}
+	}
+	b.counted, b.groups = t.tick, len(c.groups)
+	b.spare = max(0, min(c.rdt.CLOSIDs-controls, c.rdt.RMIDs/leave))
+	return nil
+}
+
+// grant makes groups for those who wait, until the kernel refuses one or the rest is
+// left for control groups.
 func (t *Tasks) grant() {
 	c := t.monitoring
 	b := &c.budget
+	if err := t.countGroups(); err != nil {
+		c.errors++
+		if c.failure == nil {
+			c.failure = err
+		}
+		b.retry.failed(t.tick, 16)
+		return
+	}
 	for _, k := range b.waiting {
 		w := &k.watch
+		if b.spare > 0 && b.groups+b.spare >= c.rdt.RMIDs {
+			c.refuse(t.tick, resctrl.ErrNoRMID)
+			return
+		}
 		switch err := w.watch.Monitor(); {
 		case err == nil:
 			w.err, w.followed, w.full = nil, false, time.Time{}
 			w.again, w.havePids = true, false
 			w.claim.since, w.claim.reserved = t.tick, false
+			b.groups++
+			b.limbo = false
 			b.retry.reset()
 		case errors.Is(err, resctrl.ErrNoRMID):
 			c.refuse(t.tick, err)
@@ -194,10 +243,6 @@ func (t *Tasks) grant() {
 // for, or whose turn it is. The RMID is free when its cache lines are evicted.
 func (t *Tasks) exchange() {
 	b := &t.monitoring.budget
-	share := 0
-	if len(b.held) >= 4 {
-		share = max(1, len(b.held)/takeTurns)
-	}
 	slices.SortFunc(b.held, func(x, y *taskState) int { return compareWorth(y, x) }) // the least first
 	turns, reserved := 0, 0
 	for _, k := range b.held {
@@ -207,8 +252,10 @@ func (t *Tasks) exchange() {
 	}
 	for _, k := range b.waiting {
 		cl := &k.watch.claim
-		if cl.reserved && t.tick-cl.since > 3*dwell {
-			cl.reserved, cl.turn = false, false // somebody else took it
+		if cl.reserved && t.tick-cl.since > 3*dwell && !b.limbo {
+			// Somebody else took it. As long as some are in limbo, it may be among them, and
+			// with another one taken for it there would be fewer and fewer groups.
+			cl.reserved, cl.turn = false, false
 		}
 		if cl.reserved {
 			reserved++
@@ -216,6 +263,11 @@ func (t *Tasks) exchange() {
 				turns++
 			}
 		}
+	}
+	// Those on their way are part of what is shared.
+	share := 0
+	if n := len(b.held) + reserved; n >= 4 {
+		share = max(1, n/takeTurns)
 	}
 	for _, k := range b.held {
 		if cl := &k.watch.claim; turns < share && !cl.turn {
@@ -229,8 +281,8 @@ func (t *Tasks) exchange() {
 			turns--
 		}
 	}
-	if reserved >= max(1, share) {
-		return
+	if reserved >= max(1, share) || reserved == 0 && b.limbo {
+		return // what is in limbo comes first
 	}
 
 	// The least valuable one that has its group for good, and the most valuable one
@@ -295,6 +347,7 @@ func (t *Tasks) give(from, to *taskState, turn bool) {
 	w.claim.turn, w.claim.had, w.claim.since = false, t.tick, t.tick
 	to.watch.claim.reserved, to.watch.claim.turn, to.watch.claim.since = true, turn, t.tick
 	c.budget.retry = backoff{tick: t.tick + 1}
+	c.budget.groups--
 }
 
 // average keeps what CPU a task uses.

@@ -9,6 +9,7 @@ package measure
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/owca-project/owca/internal/cgroup"
 	"github.com/owca-project/owca/internal/proc"
@@ -20,6 +21,11 @@ type Host struct {
 	// Cgroups is nil on a host without cgroups, and CgroupError says why.
 	Cgroups     *cgroup.Tree
 	CgroupError error
+
+	// resctrl is held while it is opened and claimed, or closed: this process has one
+	// claim for all that look for it.
+	resctrl sync.Mutex
+	claimed bool
 }
 
 // Open looks at the host below root, "/" or where a container has it mounted.

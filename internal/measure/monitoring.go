@@ -46,6 +46,8 @@ type resctrlFS interface {
 
 type resctrlTree interface {
 	Info() *resctrl.Info
+	Claim() error
+	limitFiles(int)
 	Alive() error
 	Groups([]resctrl.Name) ([]resctrl.Name, error)
 	Threads(resctrl.Name, []int) ([]int, error)
@@ -76,6 +78,8 @@ func (hostResctrl) Open(m resctrl.Mount) (resctrlTree, error) {
 
 type hostTree struct{ *resctrl.Tree }
 
+func (t hostTree) limitFiles(n int) { t.KeepFiles = n }
+
 func (t hostTree) Watch(paths []string, groups []resctrl.Name, threads resctrl.Lister) (resctrlWatch, error) {
 	w, err := t.Tree.Watch(paths, groups, threads)
 	if err != nil {
@@ -85,15 +89,17 @@ func (t hostTree) Watch(paths []string, groups []resctrl.Name, threads resctrl.L
 }
 
 // PlanResctrl looks for resctrl, and mounts it if that is wanted and nobody has; what
-// it mounts is the Tasks' that it is given to, or of [Resctrl.Discard]. With an error
-// that is not errors.ErrUnsupported there is a Resctrl all the same, which waits for
-// what is missing. Errors: errors.ErrUnsupported, [resctrl.ErrNotMounted],
-// fs.ErrPermission if monitoring groups cannot be made, or syscall.EROFS.
+// it mounts is the Tasks' that it is given to, or of [Resctrl.Discard]. The Resctrl is
+// nil only where the kernel has no resctrl, or the host not what an option is for;
+// with any other error it waits for what is missing. Errors: errors.ErrUnsupported, also
+// for a host that can only allocate, and monitor nothing; [resctrl.ErrNotMounted];
+// [resctrl.ErrInUse] by another process; fs.ErrPermission if monitoring groups cannot be
+// made, or syscall.EROFS.
 func (h *Host) PlanResctrl(o ResctrlOptions) (*Resctrl, error) {
-	return planResctrl(hostResctrl{resctrl.FS{Root: h.Proc.Root}}, o)
+	return h.planResctrl(hostResctrl{resctrl.FS{Root: h.Proc.Root}}, o)
 }
 
-func planResctrl(f resctrlFS, o ResctrlOptions) (*Resctrl, error) {
+func (h *Host) planResctrl(f resctrlFS, o ResctrlOptions) (*Resctrl, error) {
 	r := &Resctrl{options: o, fs: f}
 	m, err := f.Mounted()
 	if o.Mount && errors.Is(err, resctrl.ErrNotMounted) {
@@ -101,31 +107,34 @@ func planResctrl(f resctrlFS, o ResctrlOptions) (*Resctrl, error) {
 			r.made = &m
 		}
 	}
-	if err == nil {
-		err = usable(f, m)
-	}
 	if errors.Is(err, errors.ErrUnsupported) {
-		r.Discard()
 		return nil, err
+	}
+	if err == nil {
+		err = h.usableResctrl(f, m)
 	}
 	return r, err
 }
 
-// usable says whether groups can be made in a mount.
-func usable(f resctrlFS, m resctrl.Mount) error {
+// usableResctrl says whether groups can be made in a mount.
+func (h *Host) usableResctrl(f resctrlFS, m resctrl.Mount) error {
+	// What is asked here is not to refuse a Tasks that looks for it now.
+	h.resctrl.Lock()
+	defer h.resctrl.Unlock()
 	t, err := f.Open(m)
 	if err != nil {
 		return err
 	}
-	monitors := t.Info().RMIDs() > 0
-	if err := t.Close(); err != nil {
+	switch {
+	case t.Info().RMIDs() == 0:
+		err = fmt.Errorf("%w: this host has no monitoring ids (RMIDs): no task can be monitored", errors.ErrUnsupported)
+	case m.ReadOnly:
+		err = fmt.Errorf("%s is mounted read only: no group can be made: %w", m.Dir, syscall.EROFS)
+	case !h.claimed:
+		err = t.Claim()
+	}
+	if err := errors.Join(err, t.Close()); err != nil {
 		return err
-	}
-	if m.ReadOnly {
-		return fmt.Errorf("%s is mounted read only: no group can be made: %w", m.Dir, syscall.EROFS)
-	}
-	if !monitors {
-		return nil
 	}
 	dir := m.Dir + "/mon_groups"
 	const (
@@ -179,19 +188,25 @@ type monitoring struct {
 	*Resctrl
 	tree     resctrlTree // nil: there is none now
 	mount    resctrl.Mount
-	mountNow bool // if nobody has, once
+	mountNow bool           // if nobody has, once
+	made     *resctrl.Mount // to be unmounted at the end, and not opened yet
 	rdt      *owca.RDT
 	monitors bool // it has RMIDs
-	tidied   bool // what an earlier agent left was looked at
+	yielded  int  // files that the cgroups keep open less for it
 	absent   string
 	search   backoff
+
+	tidied  bool // what is left without a task was looked at
+	untidy  bool // some could not be removed, and it was told
+	tidying backoff
+	looked  bool // what an earlier agent left was told
 
 	listed bool // the list of tasks changed
 	groups []resctrl.Name
 	fresh  bool // groups are of this tick
 	list   []resctrl.Usage
-	start  int       // in order: who is followed first
-	until  time.Time // when to stop; zero = not at all
+	start  [numUrgencies]int // in order: who is followed first
+	until  time.Time         // when to stop; zero = not at all
 
 	budget budget
 
@@ -199,6 +214,7 @@ type monitoring struct {
 	moved, errors, refused uint64
 	denied                 bool // permission is missing, and it was told
 	foreign                bool // so was that
+	nested                 bool // and that tasks overlap
 	lost                   bool // and that a group was removed
 
 	failed  int // in this tick
@@ -232,6 +248,7 @@ type watching struct {
 	err      error
 	retry    backoff
 
+	urgency  int    // of this tick
 	pids     uint64 // of the task when it was last followed
 	havePids bool
 	full     time.Time // when the next full pass is due; zero = at once
@@ -256,26 +273,44 @@ func (w *watching) state() int {
 	return stateMonitored
 }
 
-// SetResctrl makes t monitor its tasks, or with nil end it and undo what it did. What
-// is the same as before goes on.
+// SetResctrl makes t monitor its tasks, or with nil end it and undo what it did. Groups
+// and counters go on, unless resctrl has to be mounted with other options; then the
+// counters do. What owca mounted is unmounted at the end.
 func (t *Tasks) SetResctrl(n *Resctrl) {
+	if n == nil {
+		t.stopMonitoring()
+		return
+	}
+	made := n.made
+	n.made = nil
 	c := t.monitoring
-	if c == nil && n == nil {
+	if c == nil {
+		t.monitoring = &monitoring{Resctrl: n, made: made, mountNow: n.options.Mount, listed: true}
 		return
 	}
-	if c != nil && n != nil && n.made == nil && n.options.Mount == c.options.Mount && n.options.MountOptions == c.options.MountOptions {
-		c.Resctrl = n
-		c.budget.ranked, c.denied = false, false
-		c.search.reset()
+	before := c.options
+	c.Resctrl = n
+	c.budget.ranked, c.denied = false, false
+	c.search.reset()
+	if made != nil {
+		c.made = made
+	}
+	if c.tree == nil || made != nil {
+		// The tree was unmounted, if there is one, which the next tick notices.
+		c.mountNow = n.options.Mount
 		return
 	}
-	if n != nil && n.made != nil {
-		// It was mounted since the tree was lost that the groups were in.
-		n.made = nil
+	if !n.options.Mount || before.Mount && before.MountOptions == n.options.MountOptions || mountedWith(c.mount, n.options.MountOptions) {
+		return
 	}
-	t.stopMonitoring()
-	if n != nil {
-		t.monitoring = &monitoring{Resctrl: n, mountNow: n.options.Mount, listed: true}
+	if !c.mount.Ours {
+		c.tellOptions(nil)
+		return
+	}
+	made = t.endMonitoring()
+	t.monitoring = &monitoring{
+		Resctrl: n, made: made, mountNow: true, listed: true,
+		moved: c.moved, errors: c.errors, refused: c.refused,
 	}
 }
 
@@ -285,30 +320,55 @@ func (t *Tasks) stopMonitoring() {
 	if c == nil {
 		return
 	}
+	made := t.endMonitoring()
+	for _, k := range t.known {
+		k.usage = taskUsage{}
+	}
+	if made == nil {
+		return
+	}
+	if err := c.fs.Unmount(*made); err != nil {
+		if !errors.Is(err, resctrl.ErrGone) {
+			slog.Warn("resctrl was mounted by owca and stays so", "component", "measure", "dir", made.Dir, "error", err)
+		}
+		return
+	}
+	slog.Info("resctrl unmounted", "component", "measure", "dir", made.Dir)
+}
+
+// endMonitoring removes our monitoring groups and returns the mount that is ours to
+// unmount, nil if none is.
+func (t *Tasks) endMonitoring() *resctrl.Mount {
+	c := t.monitoring
 	for _, k := range t.known {
 		t.unwatch(k)
-		k.usage = taskUsage{}
 	}
 	t.monitoring = nil
 	if c.tree == nil {
-		return
+		return c.made
 	}
 	alive := c.tree.Alive() == nil
-	if err := c.tree.Close(); err != nil {
+	if err := t.closeResctrl(c); err != nil {
 		slog.Warn("closing resctrl", "component", "measure", "error", err)
 	}
 	if alive && c.mount.Ours {
-		c.unmount()
+		return &c.mount
 	}
+	return c.made
 }
 
-func (c *monitoring) unmount() bool {
-	if err := c.fs.Unmount(c.mount); err != nil {
-		slog.Warn("resctrl was mounted by owca and stays so", "component", "measure", "dir", c.mount.Dir, "error", err)
-		return false
+// closeResctrl closes the tree, which ends the claim, and gives the files back.
+func (t *Tasks) closeResctrl(c *monitoring) error {
+	t.host.resctrl.Lock()
+	defer t.host.resctrl.Unlock()
+	t.host.claimed = false
+	err := c.tree.Close()
+	c.tree, c.rdt = nil, nil
+	if t.host.Cgroups != nil {
+		t.host.Cgroups.KeepFiles += c.yielded
 	}
-	slog.Info("resctrl unmounted", "component", "measure", "dir", c.mount.Dir)
-	return true
+	c.yielded = 0
+	return err
 }
 
 // unwatch removes the monitoring group of a task, which has ended or is not to be
@@ -323,8 +383,10 @@ func (t *Tasks) unwatch(k *taskState) {
 		if err := w.watch.Unmonitor(); err != nil && !errors.Is(err, resctrl.ErrGone) {
 			c.errors++
 			slog.Warn("a monitoring group of resctrl stays", "component", "measure", "task", k.ID, "group", w.watch.Name(), "error", err)
+			c.tidied = false
+		} else {
+			c.budget.freed(t.tick)
 		}
-		c.budget.freed(t.tick)
 	}
 	_ = w.watch.Close() // only read
 	*w = watching{}
@@ -386,13 +448,14 @@ func (t *Tasks) monitor(now, listed time.Time) error {
 	if t.beside {
 		c.until = time.Now().Add(followTime)
 	}
+	all := true
 	for _, k := range t.order {
-		if k.watch.watch == nil {
-			t.newWatch(k)
+		if k.watch.watch == nil && t.newWatch(k) && c.late() {
+			all = false // as far as it is known
+			break
 		}
 	}
-	if !c.tidied && !listed.IsZero() {
-		c.tidied = true
+	if all && !c.tidied && !listed.IsZero() && c.tidying.due(t.tick) {
 		t.tidy()
 	}
 	t.share()
@@ -455,7 +518,7 @@ func (t *Tasks) openResctrl() bool {
 	if !c.search.due(t.tick) {
 		return false
 	}
-	err := c.find()
+	err := t.findResctrl()
 	if err == nil {
 		c.search.reset()
 		c.absent = ""
@@ -471,9 +534,12 @@ func (t *Tasks) openResctrl() bool {
 	}
 	if text := err.Error(); text != c.absent {
 		c.absent = text
-		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, resctrl.ErrNotMounted) {
+		switch {
+		case errors.Is(err, resctrl.ErrInUse):
+			slog.Warn("no cache and memory bandwidth monitoring until the process ends that uses resctrl; there can be one", "component", "measure", "error", err)
+		case errors.Is(err, errors.ErrUnsupported) || errors.Is(err, resctrl.ErrNotMounted):
 			slog.Info("no cache and memory bandwidth monitoring until resctrl is there", "component", "measure", "error", err)
-		} else {
+		default:
 			slog.Warn("no cache and memory bandwidth monitoring: resctrl cannot be opened", "component", "measure", "error", err)
 		}
 	}
@@ -489,44 +555,105 @@ func (t *Tasks) loseResctrl() {
 		}
 		k.watch = watching{}
 	}
-	_ = c.tree.Close() // as there
-	c.tree, c.rdt, c.tidied, c.listed = nil, nil, false, true
+	_ = t.closeResctrl(c) // as there
+	c.tidied, c.looked, c.listed = false, false, true
+	c.tidying = backoff{}
 	c.budget = budget{}
 	c.search.reset()
 	slog.Warn("resctrl was unmounted; monitoring begins anew when it is back", "component", "measure", "dir", c.mount.Dir)
 }
 
-// find opens what is mounted, after mounting it if that is wanted.
-func (c *monitoring) find() error {
+// findResctrl opens what is mounted and claims it, after mounting it if that is wanted.
+func (t *Tasks) findResctrl() error {
+	c := t.monitoring
 	m, err := c.fs.Mounted()
+	var stays error
 	if c.mountNow {
 		if err == nil && m.Ours && !mountedWith(m, c.options.MountOptions) {
 			// By an agent that ran before, or with the configuration before this one.
-			c.mount = m
-			if c.unmount() {
-				err = resctrl.ErrNotMounted
+			if stays = c.fs.Unmount(m); stays == nil {
+				slog.Info("resctrl unmounted, to be mounted with other options", "component", "measure", "dir", m.Dir)
+				c.made, err = nil, resctrl.ErrNotMounted
 			}
 		}
 		if errors.Is(err, resctrl.ErrNotMounted) {
-			m, err = c.fs.Mount(c.options.MountOptions)
+			if m, err = c.fs.Mount(c.options.MountOptions); err == nil {
+				c.made = &m
+			}
 		}
 	}
 	if err != nil {
 		return err
 	}
-	tree, err := c.fs.Open(m)
+	tree, err := t.claimResctrl(m)
 	if err != nil {
 		return err
 	}
+	c.tree, c.mount, c.made = tree, m, nil
 	if c.mountNow && !mountedWith(m, c.options.MountOptions) {
-		slog.Warn("resctrl was mounted by somebody else, with other options than resctrl_mount_options; it is used as it is",
-			"component", "measure", "dir", m.Dir, "options", strings.Join(m.Options, ","))
+		c.tellOptions(stays)
 	}
 	c.mountNow = false
-	c.tree, c.mount = tree, m
 	c.rdt = newRDT(tree.Info())
 	c.monitors = c.rdt.RMIDs > 0
+	t.yieldFiles()
 	return nil
+}
+
+// claimResctrl opens a mount and, if there is anything to monitor, makes sure that no
+// other agent does: what one makes the other would remove.
+func (t *Tasks) claimResctrl(m resctrl.Mount) (resctrlTree, error) {
+	t.host.resctrl.Lock()
+	defer t.host.resctrl.Unlock()
+	tree, err := t.monitoring.fs.Open(m)
+	if err != nil || tree.Info().RMIDs() == 0 {
+		return tree, err
+	}
+	if err := tree.Claim(); err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	t.host.claimed = true
+	return tree, nil
+}
+
+// tellOptions logs that what is mounted is used although it has other options than it
+// should. stays is why it cannot be unmounted, if owca mounted it.
+func (c *monitoring) tellOptions(stays error) {
+	log := slog.With("component", "measure", "dir", c.mount.Dir, "options", strings.Join(c.mount.Options, ","))
+	if c.mount.Ours {
+		log.Warn("resctrl was mounted by owca, with other options than resctrl_mount_options, and cannot be unmounted; it is used as it is", "error", stays)
+		return
+	}
+	log.Warn("resctrl was mounted by somebody else, with other options than resctrl_mount_options; it is used as it is")
+}
+
+// yieldFiles shares the files that may stay open with the cgroups.
+func (t *Tasks) yieldFiles() {
+	c := t.monitoring
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return // then the first that cannot be opened tells
+	}
+	cgroups := t.host.Cgroups
+	if cgroups == nil {
+		return // no task is measured
+	}
+	keep, yield := resctrlFiles(int(min(limit.Cur, 1<<30)), cgroups.KeepFiles)
+	c.tree.limitFiles(keep)
+	cgroups.KeepFiles -= yield
+	c.yielded = yield
+}
+
+// resctrlFiles returns how many files the groups of resctrl may keep open in a process
+// that may open limit, and how many less than before cgroups may then. A task has
+// about 20 files of its cgroup, and three in each domain of its group. What neither
+// keeps is for performance counters and all else, as it was.
+func resctrlFiles(limit, cgroups int) (keep, yield int) {
+	const most = 1 << 16
+	reserve := min(max(1024, limit/16), limit/2) // what cgroup.Tree leaves
+	spare := max(0, limit-reserve-cgroups)
+	keep = min(max(1, cgroups/4, spare/4), most)
+	return keep, min(max(0, keep-spare), cgroups)
 }
 
 func mountedWith(m resctrl.Mount, o resctrl.MountOptions) bool {
@@ -585,19 +712,15 @@ func (t *Tasks) readUsage(k *taskState) {
 	k.usage.add()
 }
 
-// newWatch begins to watch a task whose cgroups exist.
-func (t *Tasks) newWatch(k *taskState) {
+// newWatch begins to watch a task whose cgroups exist. tried: it took time.
+func (t *Tasks) newWatch(k *taskState) (tried bool) {
 	c, w := t.monitoring, &k.watch
 	if w.overlap || k.alive == 0 || !w.retry.due(t.tick) {
-		return
+		return false
 	}
-	var err error
-	if !c.fresh {
-		if c.groups, err = c.tree.Groups(c.groups[:0]); err != nil {
-			w.failed(c, k, t.tick, err)
-			return
-		}
-		c.fresh = true
+	if err := c.listGroups(); err != nil {
+		w.failed(c, k, t.tick, err)
+		return true
 	}
 	if w.threads == nil {
 		w.threads = func(buf []int) ([]int, error) { return t.appendThreads(buf, k) }
@@ -609,11 +732,21 @@ func (t *Tasks) newWatch(k *taskState) {
 	watch, err := c.tree.Watch(paths, c.groups, w.threads)
 	if err != nil {
 		w.failed(c, k, t.tick, err)
-		return
+		return true
 	}
 	w.watch, w.epoch, w.err = watch, watch.Epoch(), nil
 	w.retry.reset()
 	w.claim = claim{since: t.tick}
+	return true
+}
+
+// listGroups makes groups those of this tick.
+func (c *monitoring) listGroups() (err error) {
+	if !c.fresh {
+		c.groups, err = c.tree.Groups(c.groups[:0])
+		c.fresh = err == nil
+	}
+	return err
 }
 
 func (w *watching) failed(c *monitoring, k *taskState, tick uint64, err error) {
@@ -640,34 +773,74 @@ func (t *Tasks) appendThreads(buf []int, k *taskState) ([]int, error) {
 	return buf, nil
 }
 
-// followAll moves threads into the groups of their tasks, as long as there is time.
+// Why a task is to be followed; what comes first is done first.
+const (
+	urgencyNew     = iota // nothing of it is counted until then
+	urgencyChanged        // it may have threads that are not
+	urgencyFull           // a full pass is due; most find nothing
+	numUrgencies
+)
+
+// followAll moves threads into the groups of their tasks, as long as there is time. Of
+// each urgency one task at least has its turn in every tick.
 func (t *Tasks) followAll(now time.Time) {
 	c := t.monitoring
+	var some [numUrgencies]bool
+	for _, k := range t.order {
+		if k.watch.urgency = t.urgency(k, now); k.watch.urgency < numUrgencies {
+			some[k.watch.urgency] = true
+		}
+	}
 	n := len(t.order)
-	first := c.start
-	c.start = 0
-	for i := range n {
-		at := (first + i) % n
-		if worked := t.follow(t.order[at], now); worked && c.late() {
-			c.start = at + 1
-			return
+	for u := range numUrgencies {
+		first := c.start[u]
+		c.start[u] = 0
+		for i := 0; some[u] && i < n; i++ {
+			at := (first + i) % n
+			k := t.order[at]
+			if k.watch.urgency != u {
+				continue
+			}
+			due := !now.Before(k.watch.full)
+			t.follow(k, now, due && u != urgencyChanged || u == urgencyFull)
+			if u == urgencyChanged && due && k.watch.monitored() && k.watch.err == nil {
+				k.watch.urgency, some[urgencyFull] = urgencyFull, true
+			}
+			if c.late() {
+				c.start[u] = at + 1
+				break
+			}
 		}
 	}
 }
 
-// follow looks for threads of a task that are not in its group, if there may be some:
-// where nothing forks the number of threads stays the same, and children of threads
-// in the group are born there.
-func (t *Tasks) follow(k *taskState, now time.Time) (worked bool) {
-	c, w := t.monitoring, &k.watch
+// urgency says whether a task is to be followed, numUrgencies if not: where nothing
+// forks the number of threads stays the same, and children of threads in the group
+// are born there. A process that moves in as another one ends is found by the
+// next full pass.
+func (t *Tasks) urgency(k *taskState, now time.Time) int {
+	w := &k.watch
 	if w.watch == nil || !w.monitored() && !w.again || !w.retry.due(t.tick) {
-		return false
+		return numUrgencies
 	}
-	full := !now.Before(w.full) || w.err != nil // threads that were refused are tried again then
 	pids, have := k.sum.Get(cgroup.PIDsCurrent)
-	if !full && !w.again && w.err == nil && have && w.havePids && pids == w.pids {
-		return false
+	switch {
+	case w.err != nil:
+		return urgencyFull // threads that were refused are tried again then
+	case w.monitored() && !w.followed:
+		return urgencyNew
+	case w.again || !have || !w.havePids || pids != w.pids:
+		return urgencyChanged
+	case !now.Before(w.full):
+		return urgencyFull
 	}
+	return numUrgencies
+}
+
+// follow looks for threads of a task that are not in its group.
+func (t *Tasks) follow(k *taskState, now time.Time, full bool) {
+	c, w := t.monitoring, &k.watch
+	pids, have := k.sum.Get(cgroup.PIDsCurrent)
 	f, err := w.watch.Follow(w.threads, full)
 	c.moved += uint64(max(0, f.Moved))
 	if err != nil {
@@ -681,18 +854,18 @@ func (t *Tasks) follow(k *taskState, now time.Time) (worked bool) {
 		default:
 			w.failed(c, k, t.tick, err)
 		}
-		return true
+		return
 	}
 	if w.err = nil; f.Refused > 0 {
 		w.failed(c, k, t.tick, fmt.Errorf("%d of %d threads cannot be moved to its monitoring group", f.Refused, f.Threads))
-		return true
+		return
 	}
 	w.retry.reset()
 	if full {
 		pace := max(fullPace, time.Duration(len(t.order))*fullEach)
 		if w.full.IsZero() {
 			w.full = now.Add(pace - k.phase()%pace)
-		} else {
+		} else if !now.Before(w.full) {
 			w.full = w.full.Add((now.Sub(w.full)/pace + 1) * pace)
 		}
 	}
@@ -703,7 +876,6 @@ func (t *Tasks) follow(k *taskState, now time.Time) (worked bool) {
 		w.followed = true
 		t.readUsage(k)
 	}
-	return true
 }
 
 // tellForeign logs when somebody begins to move threads of tasks, and when all are back.
@@ -747,6 +919,12 @@ func (t *Tasks) overlaps() {
 			}
 		}
 	}
+	if c := t.monitoring; len(over) > 0 && !c.nested {
+		c.nested = true
+		i := slices.IndexFunc(t.order, func(k *taskState) bool { return over[k] })
+		slog.Info("tasks have the same threads: of nested cgroups the innermost task is monitored by resctrl, of the same cgroup the first",
+			"component", "measure", "not_monitored", len(over), "first", t.order[i].ID)
+	}
 	for _, k := range t.order {
 		if over[k] != k.watch.overlap {
 			t.unwatch(k)
@@ -755,23 +933,24 @@ func (t *Tasks) overlaps() {
 	}
 }
 
-// tidy removes what an agent left that was killed: monitoring groups of tasks that
-// have ended, and control groups without a thread.
+// tidy removes what an agent left that was killed, and what this one could not remove:
+// monitoring groups of tasks that have ended, and control groups without a thread.
 func (t *Tasks) tidy() {
 	c := t.monitoring
 	groups, err := c.tree.Groups(nil)
 	if err != nil {
-		c.tidied = false
 		return // the next tick tries again
 	}
+	c.tidied = true
 	watched, named := make(map[resctrl.Name]bool), make(map[string]bool)
 	for _, k := range t.order {
-		if k.watch.watch != nil {
+		switch {
+		case k.watch.watch != nil:
 			watched[k.watch.watch.Name()] = true
-			continue
-		}
-		for _, m := range k.members {
-			named[resctrl.MonitorName(m.path)] = true // it may be watched later
+		case !k.watch.overlap:
+			for _, m := range k.members {
+				named[resctrl.MonitorName(m.path)] = true // it may be watched later
+			}
 		}
 	}
 	kept := func(n resctrl.Name) bool { return watched[n] || named[n.Monitor] }
@@ -798,16 +977,29 @@ func (t *Tasks) tidy() {
 			used = append(used, n.Control)
 		}
 	}
-	if removed > 0 {
+	c.budget.counted = 0
+	switch {
+	case removed == 0:
+	case c.looked:
+		slog.Info("removed resctrl groups that could not be removed before", "component", "measure", "groups", removed)
+	default:
 		slog.Info("removed resctrl groups that an earlier agent left", "component", "measure", "groups", removed)
 	}
 	if failed != nil {
-		slog.Warn("resctrl groups that an earlier agent left could not all be removed", "component", "measure", "error", failed)
+		if !c.untidy {
+			slog.Warn("resctrl groups without a task could not all be removed; it is tried again", "component", "measure", "error", failed)
+		}
+		c.tidied = false
+		c.tidying.failed(t.tick, 64)
+	} else {
+		c.tidying.reset()
 	}
-	if used != nil {
+	c.untidy = failed != nil
+	if used != nil && !c.looked {
 		slog.Warn("control groups that an earlier agent left have threads in them and stay; owca resctrl clean removes them",
 			"component", "measure", "groups", strings.Join(used, " "))
 	}
+	c.looked = true
 }
 
 // empty says whether nothing is in a control group.

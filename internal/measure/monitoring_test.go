@@ -19,8 +19,8 @@ import (
 	"github.com/owca-project/owca/internal/resctrl"
 )
 
-// fakeResctrl is a resctrl with so many RMIDs, a freed one of which is in limbo for
-// some attempts.
+// fakeResctrl is a resctrl with so many RMIDs, one of which every control group has; a
+// freed one is in limbo for some attempts.
 type fakeResctrl struct {
 	rmids, limbo int
 	options      []string
@@ -29,12 +29,19 @@ type fakeResctrl struct {
 	readOnly     bool
 	gone         bool
 	err          error // of Mount
+	inUse        error // of Claim
+	stays        error // of Unmount
+	stuck        error // of Remove
+	files        int   // that may be kept
+	removes      int
+	watchSlow    time.Duration
 	denied       error // of Monitor
 	unmounts     int
 	groups       map[resctrl.Name]*fakeGroup
 	dirty        []int // attempts until each can be used again
 	control      map[string]int
 	follows      int
+	fulls        int
 	slow         time.Duration
 }
 
@@ -67,7 +74,13 @@ func (f *fakeResctrl) Mount(o resctrl.MountOptions) (resctrl.Mount, error) {
 	return f.Mounted()
 }
 
+func (f *fakeResctrl) Claim() error     { return f.inUse }
+func (f *fakeResctrl) limitFiles(n int) { f.files = n }
+
 func (f *fakeResctrl) Unmount(resctrl.Mount) error {
+	if f.stays != nil {
+		return f.stays
+	}
 	f.mounted = false
 	f.unmounts++
 	return nil
@@ -106,6 +119,10 @@ func (f *fakeResctrl) Threads(n resctrl.Name, buf []int) ([]int, error) {
 }
 
 func (f *fakeResctrl) Remove(n resctrl.Name) error {
+	f.removes++
+	if f.stuck != nil {
+		return f.stuck
+	}
 	if n.Monitor == "" {
 		delete(f.control, n.Control)
 		return nil
@@ -125,10 +142,10 @@ func (f *fakeResctrl) create(n resctrl.Name) error {
 		f.dirty[i]--
 	}
 	f.dirty = slices.DeleteFunc(f.dirty, func(n int) bool { return n <= 0 })
-	switch {
-	case len(f.groups) >= f.rmids:
+	switch used := 1 + len(f.control) + len(f.groups); {
+	case used >= f.rmids:
 		return fmt.Errorf("mkdir: %w", resctrl.ErrNoRMID)
-	case len(f.groups)+len(f.dirty) >= f.rmids:
+	case used+len(f.dirty) >= f.rmids:
 		return fmt.Errorf("mkdir: %w", resctrl.ErrLimbo)
 	}
 	f.groups[n] = &fakeGroup{}
@@ -136,6 +153,7 @@ func (f *fakeResctrl) create(n resctrl.Name) error {
 }
 
 func (f *fakeResctrl) Watch(paths []string, groups []resctrl.Name, _ resctrl.Lister) (resctrlWatch, error) {
+	time.Sleep(f.watchSlow)
 	w := &fakeWatch{of: f, monitor: resctrl.MonitorName(paths[0])}
 	for _, n := range groups {
 		if n.Monitor == w.monitor {
@@ -169,13 +187,18 @@ func (w *fakeWatch) Monitor() error {
 }
 
 func (w *fakeWatch) Unmonitor() error {
-	err := w.of.Remove(w.name)
+	if err := w.of.Remove(w.name); err != nil {
+		return err
+	}
 	w.name.Monitor = ""
-	return err
+	return nil
 }
 
-func (w *fakeWatch) Follow(resctrl.Lister, bool) (resctrl.Followed, error) {
+func (w *fakeWatch) Follow(_ resctrl.Lister, full bool) (resctrl.Followed, error) {
 	w.of.follows++
+	if full {
+		w.of.fulls++
+	}
 	time.Sleep(w.of.slow)
 	if w.again {
 		w.again = false
@@ -216,8 +239,8 @@ func l3(domain, node int, occupancy, total, local uint64) resctrl.Usage {
 
 func fakePlan(t testing.TB, f *fakeResctrl, o ResctrlOptions) *Resctrl {
 	t.Helper()
-	r, err := planResctrl(f, o)
-	if r == nil || err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, resctrl.ErrNotMounted) && !errors.Is(err, syscall.EROFS) {
+	r, err := new(Host).planResctrl(f, o)
+	if r == nil || err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, resctrl.ErrInUse) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, resctrl.ErrNotMounted) && !errors.Is(err, syscall.EROFS) {
 		t.Fatal(err) // the directory is not there, which is of no matter
 	}
 	return r
@@ -419,7 +442,7 @@ func TestMonitoringMount(t *testing.T) {
 	m := newTasks(t, everything)
 	f := newFakeResctrl(8)
 	f.mounted = false
-	if r, err := planResctrl(f, ResctrlOptions{}); !errors.Is(err, resctrl.ErrNotMounted) || r == nil || f.mounted {
+	if r, err := new(Host).planResctrl(f, ResctrlOptions{}); !errors.Is(err, resctrl.ErrNotMounted) || r == nil || f.mounted {
 		t.Errorf("%v", err)
 	}
 	r := fakePlan(t, f, ResctrlOptions{Mount: true})
@@ -454,7 +477,7 @@ func TestMonitoringMount(t *testing.T) {
 		t.Error("somebody else's was unmounted")
 	}
 	f.mounted, f.err = false, fs.ErrPermission
-	if r, err := planResctrl(f, ResctrlOptions{Mount: true}); r == nil || !errors.Is(err, fs.ErrPermission) {
+	if r, err := new(Host).planResctrl(f, ResctrlOptions{Mount: true}); r == nil || !errors.Is(err, fs.ErrPermission) {
 		t.Error(err)
 	}
 }
@@ -514,6 +537,7 @@ func TestMonitoringRefused(t *testing.T) {
 // TestMonitoringOverlap: of nested tasks the inner one is monitored, of the same
 // cgroup the first.
 func TestMonitoringOverlap(t *testing.T) {
+	log := testLog(t)
 	outer := hosttest.NewCgroup(t, nil, "outer")
 	inner := hosttest.NewCgroup(t, outer, "inner")
 	m := newTasks(t, everything)
@@ -524,6 +548,7 @@ func TestMonitoringOverlap(t *testing.T) {
 	twin := owca.Task{ID: "twin", Cgroups: []string{inner.Path}}
 	read(t, m, task(outer), task(inner), twin)
 	inStates(t, m, "monitored 1, overlap 2")
+	logged(t, log, "the innermost task is monitored", 1)
 	if f.of(inner.Path) == nil || f.of(outer.Path) != nil {
 		t.Error("not the inner one")
 	}
@@ -538,13 +563,20 @@ func TestMonitoringOverlap(t *testing.T) {
 	inStates(t, m, "monitored 1, overlap 2")
 	read(t, m, task(outer))
 	inStates(t, m, "monitored 1")
+	read(t, m, task(outer), task(inner))
+	logged(t, log, "the innermost task is monitored", 1)
 }
 
 // TestMonitoringWithoutMonitoring: a host that can only control.
 func TestMonitoringWithoutMonitoring(t *testing.T) {
 	c := hosttest.NewCgroup(t, nil, "control-only")
 	m := newTasks(t, everything)
-	m.SetResctrl(fakePlan(t, newFakeResctrl(0), ResctrlOptions{}))
+	f := newFakeResctrl(0)
+	f.inUse = resctrl.ErrInUse // by somebody who can be beside it
+	if r, err := m.host.planResctrl(f, ResctrlOptions{}); r == nil || !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "RMIDs") {
+		t.Error(err)
+	}
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
 	hasResctrl(t, read(t, m, task(c))[0], false)
 	if r := m.RDT(); r == nil || r.CacheMonitoring || !r.CacheControl || states(m) != "" {
 		t.Errorf("%+v", r)
@@ -630,7 +662,7 @@ func TestBudget(t *testing.T) {
 				list = append(list, tk)
 			}
 			m := newTasks(t, everything)
-			f := newFakeResctrl(4)
+			f := newFakeResctrl(5)
 			f.limbo = limbo
 			m.SetResctrl(fakePlan(t, f, ResctrlOptions{First: map[string]*regexp.Regexp{"app": regexp.MustCompile("^(?:data)")}}))
 			had := make([]int, len(list))
@@ -677,7 +709,7 @@ func TestBudgetHysteresis(t *testing.T) {
 		list = append(list, task(hosttest.NewCgroup(t, nil, fmt.Sprint("hysteresis", i))))
 	}
 	m := newTasks(t, everything)
-	f := newFakeResctrl(2)
+	f := newFakeResctrl(3)
 	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
 	set := func(cores ...float64) {
 		for i, c := range cores {
@@ -740,5 +772,372 @@ func TestMonitoringAllocates(t *testing.T) {
 	before := allocations(nil)
 	if with := allocations(fakePlan(t, f, ResctrlOptions{})); with > before {
 		t.Errorf("a tick allocates %v times with resctrl, %v without", with, before)
+	}
+}
+
+func manyTasks(t testing.TB, name string, n int) (list []owca.Task) {
+	for i := range n {
+		list = append(list, task(hosttest.NewCgroup(t, nil, fmt.Sprint(name, i))))
+	}
+	return list
+}
+
+// TestBudgetLimbo: where what is given back is not free for long, no more than what
+// goes round is without a group.
+func TestBudgetLimbo(t *testing.T) {
+	for _, tc := range []struct{ rmids, tasks, held, share int }{
+		{7, 12, 6, 1}, // none is left for control groups
+		{16, 20, 13, 1},
+		{40, 50, 34, 4},
+	} {
+		t.Run(strconv.Itoa(tc.rmids), func(t *testing.T) {
+			list := manyTasks(t, "limbo", tc.tasks)
+			m := newTasks(t, everything)
+			f := newFakeResctrl(tc.rmids)
+			f.limbo = 1 << 30
+			m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+			read(t, m, list...)
+			if len(f.groups) != tc.held {
+				t.Errorf("of %d RMIDs tasks have %d, want %d", tc.rmids, len(f.groups), tc.held)
+			}
+			for tick := range 120 {
+				read(t, m, list...)
+				if len(f.groups) < tc.held-tc.share {
+					t.Fatalf("%d RMIDs, tick %d: %d groups are left of %d", tc.rmids, tick, len(f.groups), tc.held)
+				}
+			}
+			// When they are free at last, all are used again.
+			f.dirty, f.limbo = nil, 0
+			for range 40 {
+				read(t, m, list...)
+			}
+			if len(f.groups) != tc.held {
+				t.Errorf("%d RMIDs, afterwards: %d groups, want %d", tc.rmids, len(f.groups), tc.held)
+			}
+		})
+	}
+}
+
+// TestBudgetTaken: an RMID that somebody else took is not waited for.
+func TestBudgetTaken(t *testing.T) {
+	list := manyTasks(t, "taken", 10)
+	m := newTasks(t, everything)
+	f := newFakeResctrl(7)
+	f.limbo = 5
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	had := map[owca.TaskID]bool{}
+	for tick := range 600 {
+		if tick == 50 {
+			f.rmids--
+		}
+		read(t, m, list...)
+		for _, k := range m.order {
+			if tick > 100 && k.watch.monitored() {
+				had[k.ID] = true
+			}
+		}
+	}
+	if len(had) != len(list) {
+		t.Errorf("after it was taken %d of %d tasks had a turn", len(had), len(list))
+	}
+}
+
+// TestBudgetControlGroups: as many RMIDs are left as control groups can be made, but an
+// eighth at most.
+func TestBudgetControlGroups(t *testing.T) {
+	list := manyTasks(t, "spare", 16)
+	m := newTasks(t, everything)
+	f := newFakeResctrl(16)
+	f.control = map[string]int{}
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	ticks := func(n int) {
+		for range n {
+			read(t, m, list...)
+		}
+	}
+	ticks(2)
+	if len(f.groups) != 13 {
+		t.Errorf("%d groups, want 16 less the default group's and an eighth", len(f.groups))
+	}
+	f.control["gold"], f.control["silver"] = 1, 1
+	ticks(100)
+	// What is given back by turns fills up what is left for the next control groups.
+	if len(f.groups) > 12 || len(f.groups) < 11 {
+		t.Errorf("%d groups with two control groups", len(f.groups))
+	}
+	clear(f.control)
+	ticks(60)
+	if len(f.groups) != 13 {
+		t.Errorf("%d groups when they are gone", len(f.groups))
+	}
+	// Where no more control groups can be made nothing is left for them.
+	for i := range 15 {
+		f.control[strconv.Itoa(i)] = 1
+	}
+	f.rmids = 40
+	f.groups = map[resctrl.Name]*fakeGroup{}
+	m2 := newTasks(t, everything)
+	m2.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	read(t, m2, append(manyTasks(t, "more", 14), list...)...)
+	if len(f.groups) != 24 {
+		t.Errorf("%d groups, want 40 less 16 control groups", len(f.groups))
+	}
+}
+
+// TestMonitoringOrder: what is new is followed before what is likely to be in place, and
+// that is looked at all the same.
+func TestMonitoringOrder(t *testing.T) {
+	list := manyTasks(t, "order", 12)
+	m := newTasks(t, everything)
+	f := newFakeResctrl(100)
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	read(t, m, list[:11]...)
+	m.OpenBeside()
+	f.slow = followTime
+	for _, k := range m.order {
+		k.watch.full = time.Unix(1, 0)
+	}
+	read(t, m, list[:11]...)
+	f.fulls = 0
+	for _, k := range m.order {
+		k.watch.again, k.watch.full = true, time.Unix(1, 0)
+	}
+	read(t, m, list...)
+	if !m.known[list[11].ID].watch.followed {
+		t.Error("a new task waits for others")
+	}
+	if f.fulls != 2 {
+		t.Errorf("%d passes were full, want the new one's and one that was due", f.fulls)
+	}
+	for range 24 {
+		read(t, m, list...)
+	}
+	for _, k := range m.order {
+		if k.watch.again || k.watch.full.Year() < 2000 {
+			t.Errorf("%s had no turn", k.ID)
+		}
+	}
+}
+
+// TestMonitoringFullPace: a full pass out of turn does not put off the next one.
+func TestMonitoringFullPace(t *testing.T) {
+	list := manyTasks(t, "pace", 1)
+	m := newTasks(t, everything)
+	f := newFakeResctrl(8)
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	read(t, m, list...)
+	w := &m.order[0].watch
+	before := w.full
+	w.err, w.again = errors.New("refused"), true
+	f.fulls = 0
+	read(t, m, list...)
+	if f.fulls != 1 || w.err != nil || !w.full.Equal(before) {
+		t.Errorf("%d full passes, then %v; the next is at %v, was at %v", f.fulls, w.err, w.full, before)
+	}
+}
+
+// TestMonitoringMembers: when the cgroups of a task change its threads are looked for,
+// be they as many as before.
+func TestMonitoringMembers(t *testing.T) {
+	a, b := hosttest.NewCgroup(t, nil, "a"), hosttest.NewCgroup(t, nil, "b")
+	m := newTasks(t, everything)
+	f := newFakeResctrl(8)
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	tk := task(a)
+	read(t, m, tk)
+	read(t, m, tk)
+	f.follows = 0
+	read(t, m, tk)
+	tk.Cgroups = []string{b.Path}
+	read(t, m, tk)
+	if f.follows != 1 {
+		t.Errorf("followed %d times", f.follows)
+	}
+}
+
+// TestMonitoringStart: beginning to watch many tasks takes several ticks, and nothing is
+// removed before all are known.
+func TestMonitoringStart(t *testing.T) {
+	list := manyTasks(t, "start", 6)
+	m := newTasks(t, everything)
+	m.OpenBeside()
+	f := newFakeResctrl(100)
+	f.watchSlow = followTime / 2
+	f.groups[resctrl.Name{Monitor: "owca-orphan"}] = &fakeGroup{}
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	watched := func() (n int) {
+		for _, k := range m.order {
+			if k.watch.watch != nil {
+				n++
+			}
+		}
+		return n
+	}
+	read(t, m, list...)
+	if n := watched(); n < 1 || n > 2 || f.removes > 0 {
+		t.Errorf("%d tasks are watched after a tick, %d groups removed", n, f.removes)
+	}
+	for range 6 {
+		read(t, m, list...)
+	}
+	if n := watched(); n != len(list) || f.removes != 1 {
+		t.Errorf("%d tasks are watched, %d groups removed", n, f.removes)
+	}
+}
+
+// TestMonitoringInUse: of two agents the second one makes nothing until the first ends.
+func TestMonitoringInUse(t *testing.T) {
+	log := testLog(t)
+	list := manyTasks(t, "inuse", 1)
+	m := newTasks(t, everything)
+	f := newFakeResctrl(8)
+	f.inUse = fmt.Errorf("info: %w by process 7", resctrl.ErrInUse)
+	plan, err := m.host.planResctrl(f, ResctrlOptions{})
+	if plan == nil || !errors.Is(err, resctrl.ErrInUse) {
+		t.Fatalf("%v", err)
+	}
+	orphan := resctrl.Name{Monitor: "owca-of-the-first"}
+	f.groups[orphan] = &fakeGroup{}
+	m.SetResctrl(plan)
+	for range 20 {
+		hasResctrl(t, read(t, m, list...)[0], false)
+	}
+	if len(f.groups) != 1 || f.removes > 0 || m.RDT() != nil {
+		t.Errorf("groups %v, %d removed", f.groups, f.removes)
+	}
+	logged(t, log, "until the process ends that uses resctrl", 1)
+	logged(t, log, "by process 7", 1)
+	f.inUse = nil
+	for range 20 {
+		read(t, m, list...)
+	}
+	inStates(t, m, "monitored 1")
+	// Then it is this process that uses it, which hinders no other plan.
+	f.inUse = resctrl.ErrInUse
+	if _, err := m.host.planResctrl(f, ResctrlOptions{}); errors.Is(err, resctrl.ErrInUse) {
+		t.Error(err)
+	}
+	m.SetResctrl(nil)
+	if _, err := m.host.planResctrl(f, ResctrlOptions{}); !errors.Is(err, resctrl.ErrInUse) {
+		t.Error("it is claimed still")
+	}
+}
+
+// TestMonitoringReload: what need not end goes on.
+func TestMonitoringReload(t *testing.T) {
+	log := testLog(t)
+	list := manyTasks(t, "reload", 1)
+	m := newTasks(t, everything)
+	f := newFakeResctrl(8)
+	f.mounted = false
+	cdp := resctrl.MountOptions{CDP: true}
+
+	// Mounted for a plan, and never opened.
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{Mount: true}))
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	if !f.mounted {
+		t.Error("unmounted for nothing")
+	}
+	m.SetResctrl(nil)
+	if f.mounted {
+		t.Error("stays mounted")
+	}
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{Mount: true}))
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{Mount: true, MountOptions: cdp}))
+	read(t, m, list...)
+	if f.unmounts != 2 || !slices.Equal(f.options, []string{"cdp"}) {
+		t.Errorf("%d, %v", f.unmounts, f.options)
+	}
+
+	// No longer asked for, it is used until the end.
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	read(t, m, list...)
+	if f.unmounts != 2 || f.removes != 0 {
+		t.Errorf("unmounted %d times, %d groups removed", f.unmounts, f.removes)
+	}
+	m.SetResctrl(nil)
+	if f.mounted || f.unmounts != 3 {
+		t.Error("stays mounted")
+	}
+
+	// Of somebody else, whatever is asked for.
+	f.mounted, f.ours, f.options, f.removes = true, false, nil, 0
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	read(t, m, list...)
+	f.of(list[0].Cgroups[0]).usage = []resctrl.Usage{l3(0, -1, 1, 5, 5)}
+	read(t, m, list...)
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{Mount: true, MountOptions: cdp}))
+	counts(t, read(t, m, list...)[0], owca.TaskMemoryBandwidth, 5)
+	if f.removes != 0 || f.unmounts != 3 {
+		t.Errorf("unmounted %d times, %d groups removed", f.unmounts, f.removes)
+	}
+	logged(t, log, "mounted by somebody else", 1)
+
+	// Ours, and another program's groups are in it: the counters go on.
+	f.ours, f.stays = true, fs.ErrPermission
+	m.monitoring.mount.Ours = true
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{Mount: true, MountOptions: resctrl.MountOptions{MBps: true}}))
+	read(t, m, list...)
+	f.of(list[0].Cgroups[0]).usage = []resctrl.Usage{l3(0, -1, 1, 2, 2)}
+	counts(t, read(t, m, list...)[0], owca.TaskMemoryBandwidth, 7)
+	logged(t, log, "mounted by owca, with other options", 1)
+	logged(t, log, "mounted by somebody else", 1)
+	m.SetResctrl(nil)
+	logged(t, log, "mounted by owca and stays so", 1)
+}
+
+// TestMonitoringStuck: a group that cannot be removed is tried again.
+func TestMonitoringStuck(t *testing.T) {
+	log := testLog(t)
+	list := manyTasks(t, "stuck", 2)
+	m := newTasks(t, everything)
+	f := newFakeResctrl(8)
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	read(t, m, list...)
+	f.stuck = syscall.EBUSY
+	for range 20 {
+		read(t, m, list[:1]...)
+	}
+	logged(t, log, "could not all be removed", 1)
+	if f.removes > 8 {
+		t.Errorf("tried %d times in 20 ticks", f.removes)
+	}
+	f.stuck = nil
+	for range 40 {
+		read(t, m, list[:1]...)
+	}
+	if len(f.groups) != 1 {
+		t.Errorf("groups %v", f.groups)
+	}
+}
+
+// TestResctrlFiles: what resctrl keeps open is taken from what cgroups would, unless
+// there is more than they can use.
+func TestResctrlFiles(t *testing.T) {
+	for _, tc := range []struct{ limit, cgroups, keep, yield int }{
+		{1024, 512, 128, 128},
+		{20000, 18750, 4687, 4687},
+		{100000, 1 << 16, 16384, 0},
+		{1 << 20, 1 << 16, 1 << 16, 0},
+		{2, 1, 1, 1},
+		{0, 0, 1, 0},
+	} {
+		keep, yield := resctrlFiles(tc.limit, tc.cgroups)
+		if keep != tc.keep || yield != tc.yield {
+			t.Errorf("of %d files, %d of them for cgroups: %d, and %d less; want %d, %d", tc.limit, tc.cgroups, keep, yield, tc.keep, tc.yield)
+		}
+	}
+	list := manyTasks(t, "files", 1)
+	m := newTasks(t, everything)
+	f := newFakeResctrl(8)
+	m.host.Cgroups.KeepFiles = 1 << 29 // nothing is spare
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	read(t, m, list...)
+	if n := m.host.Cgroups.KeepFiles; f.files != 1<<16 || n != 1<<29-1<<16 {
+		t.Errorf("resctrl keeps %d files open, cgroups %d", f.files, n)
+	}
+	m.SetResctrl(nil)
+	if n := m.host.Cgroups.KeepFiles; n != 1<<29 {
+		t.Errorf("afterwards cgroups keep %d files open", n)
 	}
 }

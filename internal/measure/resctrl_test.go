@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,7 +21,7 @@ import (
 func monitorReal(t testing.TB, m *Tasks, o ResctrlOptions) {
 	t.Helper()
 	r, err := m.host.PlanResctrl(o)
-	if err != nil {
+	if r == nil || err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		t.Fatal(err)
 	}
 	m.SetResctrl(r)
@@ -397,5 +398,91 @@ func TestResctrlAllocates(t *testing.T) {
 	inStates(t, m, "monitored 10")
 	if n := testing.AllocsPerRun(50, tick); n > 1 {
 		t.Errorf("a tick allocates %v times", n)
+	}
+}
+
+// TestResctrlLimbo: an RMID whose cache lines are not evicted for long costs one task
+// its group, not one after the other.
+func TestResctrlLimbo(t *testing.T) {
+	dir := hosttest.Resctrl(t, "-few", "/L3_MON")
+	const decay = "/sys/module/rdt_emul/parameters/decay"
+	before, err := os.ReadFile(decay)
+	if err != nil {
+		t.Skip("only an emulated cache can be told to keep its lines: ", err)
+	}
+	set := func(value string) {
+		if err := os.WriteFile(decay, []byte(value), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	m := newTasks(t, everything)
+	monitorReal(t, m, ResctrlOptions{})
+	n := m.monitoringRMIDs(t)
+	var list []owca.Task
+	for i := range n + 2 {
+		c := hosttest.NewCgroup(t, nil, fmt.Sprint("limbo", i))
+		c.Start("touch 1").Done()
+		list = append(list, task(c))
+	}
+	read(t, m, list...)
+	held := n - 1 - m.monitoring.budget.spare
+	for end := time.Now().Add(time.Minute); len(ours(t, dir)) < held && time.Now().Before(end); {
+		time.Sleep(50 * time.Millisecond) // of the limbo of other tests
+		read(t, m, list...)
+	}
+	if got := len(ours(t, dir)); got != held {
+		t.Errorf("%d groups of %d RMIDs, want %d", got, n, held)
+	}
+	set("0")
+	defer set(strings.TrimSpace(string(before)))
+	inLimbo := 0
+	for tick := range 150 {
+		read(t, m, list...)
+		if m.monitoring.budget.limbo {
+			inLimbo++
+		}
+		if got := len(ours(t, dir)); got < held-1 {
+			t.Fatalf("tick %d: %d groups are left of %d", tick, got, held)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if inLimbo < 10 {
+		t.Errorf("an RMID was in limbo in %d of 150 ticks: the test shows nothing", inLimbo)
+	}
+}
+
+// TestResctrlSecondAgent: it leaves the groups of the first one alone, and begins when
+// that ends.
+func TestResctrlSecondAgent(t *testing.T) {
+	dir := hosttest.Resctrl(t, "/L3_MON")
+	log := testLog(t)
+	a, b := hosttest.NewCgroup(t, nil, "first"), hosttest.NewCgroup(t, nil, "second")
+	a.Start("sleep").Done()
+	b.Start("sleep").Done()
+	first, second := newTasks(t, everything), newTasks(t, everything)
+	monitorReal(t, first, ResctrlOptions{})
+	read(t, first, task(a))
+	plan, err := second.host.PlanResctrl(ResctrlOptions{})
+	if plan == nil || !errors.Is(err, resctrl.ErrInUse) {
+		t.Fatal(err)
+	}
+	second.SetResctrl(plan)
+	for range 5 {
+		missing(t, read(t, second, task(b))[0], owca.TaskLLCOccupancy)
+	}
+	if got := ours(t, dir); !slices.Equal(got, []string{monitorDir(dir, a)}) {
+		t.Errorf("groups %v", got)
+	}
+	logged(t, log, "until the process ends that uses resctrl", 1)
+	// Whoever plans for the first one is not told that it is in use.
+	if _, err := first.host.PlanResctrl(ResctrlOptions{}); err != nil {
+		t.Error(err)
+	}
+	first.Close()
+	for range 10 {
+		read(t, second, task(b))
+	}
+	if got := ours(t, dir); !slices.Equal(got, []string{monitorDir(dir, b)}) {
+		t.Errorf("groups %v", got)
 	}
 }

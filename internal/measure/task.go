@@ -286,6 +286,9 @@ func (k *taskState) close() {
 func (k *taskState) setMembers(paths []string, tick uint64) {
 	old := slices.Concat(k.members, k.parked)
 	listed := len(k.members)
+	if k.watch.monitored() {
+		k.watch.again = true // new cgroups, and as many threads perhaps
+	}
 	k.members, k.parked = make([]*member, 0, len(paths)), nil
 	for _, p := range paths {
 		if slices.ContainsFunc(k.members, func(m *member) bool { return m.path == p }) {

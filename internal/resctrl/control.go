@@ -522,7 +522,7 @@ var errWatchMoves = errors.New("resctrl: a task is moved by its Watch")
 // as it is one write; but New longer than the 4096 bytes that the kernel takes (of
 // some hundred domains) is written in several, by resource, during which others see
 // some of it, and what was written before one that fails is put back. Errors: those
-// of [Tree.SetSchemata], with the line.
+// of [Tree.SetSchemata], with the line; after [ErrReadBack] all of New is in effect.
 //
 // CreateGroup is no error where the group exists by now. RemoveGroup is [Tree.Remove],
 // but refused with unix.EBUSY while threads are in the group; a thread that comes
@@ -600,9 +600,9 @@ func (t *Tree) setInParts(control string, s Schemata, limit int) (Schemata, erro
 	}
 	for i, part := range parts {
 		effect, err := t.SetSchemata(control, part)
-		if err == nil {
+		if err == nil || errors.Is(err, ErrReadBack) {
 			if i == len(parts)-1 {
-				return effect, nil
+				return effect, err
 			}
 			continue
 		}
@@ -711,13 +711,13 @@ func (c *Change) restore(now Schemata) Schemata {
 // [Info.Parse] takes it and are checked before anything is written. The changes
 // are those that were made, also with an error.
 func (t *Tree) SetDefaults(l3, mb string) (changes []Change, err error) {
+	now, err := t.Schemata("") // and the domains that there are now
+	if err != nil {
+		return nil, err
+	}
 	wantL3, errL3 := t.info.defaultsOf("L3", l3)
 	wantMB, errMB := t.info.defaultsOf("MB", mb)
 	if err := errors.Join(errL3, errMB); err != nil {
-		return nil, err
-	}
-	now, err := t.Schemata("")
-	if err != nil {
 		return nil, err
 	}
 	for _, want := range []Schemata{wantL3, wantMB} {
@@ -728,10 +728,13 @@ func (t *Tree) SetDefaults(l3, mb string) (changes []Change, err error) {
 		if c == nil {
 			continue
 		}
-		if _, err := t.Do(*c); err != nil {
+		_, err = t.Do(*c)
+		if err == nil || errors.Is(err, ErrReadBack) {
+			changes = append(changes, *c)
+		}
+		if err != nil {
 			return changes, err
 		}
-		changes = append(changes, *c)
 	}
 	return changes, nil
 }

@@ -2,6 +2,7 @@ package resctrl
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -28,7 +29,8 @@ type euid0Write struct {
 	b  []byte
 }
 
-// startEUID0 starts the thread; the error is errNoEUID0 if this process may not.
+// startEUID0 starts the thread; the error is errNoEUID0 if this process may not, and
+// never will.
 func startEUID0() (*euid0Writer, error) {
 	w := &euid0Writer{requests: make(chan euid0Write), results: make(chan error)}
 	go w.start()
@@ -77,16 +79,25 @@ func becomeEUID0() error {
 	}
 	const keep = ^uintptr(0)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, 0, keep); errno != 0 {
-		return errNoEUID0
+		return euid0Refused(errno)
 	}
 	// A change of credentials makes the whole process not dumpable (commit_creds), and
 	// /proc/self root's: the other threads could not read their own files there.
 	if dumpable == 1 {
 		if _, _, errno := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0); errno != 0 {
-			return errno
+			return fmt.Errorf("moving threads of other users: prctl(PR_SET_DUMPABLE): %w", errno)
 		}
 	}
 	return nil
+}
+
+// euid0Refused is why setresuid(2) did not: EPERM is the capability; EINVAL a user
+// namespace without a uid 0, EAGAIN the limit of processes before 5.1.
+func euid0Refused(errno unix.Errno) error {
+	if errno == unix.EPERM {
+		return errNoEUID0
+	}
+	return fmt.Errorf("moving threads of other users: setresuid to an effective uid of 0: %w", errno)
 }
 
 func (w *euid0Writer) write(fd int, b []byte) error {

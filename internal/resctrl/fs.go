@@ -56,27 +56,53 @@ func (f FS) path(name string) string { return filepath.Join(cmp.Or(f.Root, "/"),
 // mountPoint is where the kernel makes a directory for resctrl (sysfs).
 func (f FS) mountPoint() string { return f.path("sys/fs/resctrl") }
 
-// Mounted returns the last mount of resctrl. Errors: [ErrNotMounted];
+// Mounted returns the mount of resctrl at sys/fs/resctrl below Root, or else the last
+// one elsewhere. Bind mounts of one of its groups are none. Errors: [ErrNotMounted];
 // errors.ErrUnsupported if the kernel has no resctrl, or found no such hardware.
 func (f FS) Mounted() (Mount, error) {
-	if err := f.supported(); err != nil {
+	list, err := f.mounts()
+	if err != nil {
 		return Mount{}, err
 	}
+	if m, ok := lastAt(list, f.mountPoint()); ok {
+		return m, nil
+	}
+	return list[len(list)-1], nil
+}
+
+// mounts returns all mounts of resctrl, in the order in which they were made: one at
+// least, or [ErrNotMounted].
+func (f FS) mounts() ([]Mount, error) {
+	if err := f.supported(); err != nil {
+		return nil, err
+	}
 	// In a container the host's mounts are those of its first process.
-	name := f.path("proc/self/mounts")
+	name := f.path("proc/self/mountinfo")
 	if f.path("") != "/" {
-		name = f.path("proc/1/mounts")
+		name = f.path("proc/1/mountinfo")
 	}
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return Mount{}, fmt.Errorf("resctrl: whether it is mounted: %w", notTold(err))
+		return nil, fmt.Errorf("resctrl: whether it is mounted: %w", notTold(err))
 	}
-	m, ok := parseMounts(text)
-	if !ok {
-		return Mount{}, fmt.Errorf("%w: mount -t resctrl resctrl %s", ErrNotMounted, f.mountPoint())
+	list := parseMounts(text)
+	if len(list) == 0 {
+		return nil, fmt.Errorf("%w: mount -t resctrl resctrl %s", ErrNotMounted, f.mountPoint())
 	}
-	m.Dir = f.path(m.Dir)
-	return m, nil
+	for i := range list {
+		list[i].Dir = f.path(list[i].Dir)
+	}
+	return list, nil
+}
+
+// lastAt returns the mount that covers those at the same place.
+func lastAt(list []Mount, dir string) (Mount, bool) {
+	for _, m := range slices.Backward(list) {
+		if m.Dir == dir {
+			return m, true
+		}
+	}
+	return Mount{}, false
 }
 
 // supported returns errors.ErrUnsupported if the kernel did not register resctrl,
@@ -98,31 +124,43 @@ func (f FS) supported() error {
 // not isn't taken for an answer about resctrl.
 func notTold(err error) error { return errors.New(err.Error()) }
 
-// genericOptions are those of /proc/mounts that every file system can have
-// (show_mnt_opts and show_sb_opts in fs/proc_namespace.c).
-var genericOptions = [...]string{"rw", "ro", "sync", "dirsync", "mand", "lazytime", "nosuid", "nodev", "noexec",
-	"noatime", "nodiratime", "relatime", "nosymfollow", "seclabel", "idmapped"}
+// genericOptions are those that every superblock can have (show_sb_opts in
+// fs/proc_namespace.c, and what a security module adds).
+var genericOptions = [...]string{"rw", "ro", "sync", "dirsync", "mand", "lazytime", "seclabel"}
 
-// parseMounts returns the last mount of resctrl in the text of a mounts file:
+// parseMounts returns the mounts of all of resctrl in the text of a mountinfo file;
+// those of a part of it have another root than "/". Optional fields end with "-":
 //
-//	resctrl /sys/fs/resctrl resctrl rw,relatime,cdp,debug 0 0
-func parseMounts(text []byte) (m Mount, ok bool) {
+//	29 18 0:25 / /sys/fs/resctrl rw,relatime shared:7 - resctrl resctrl rw,cdp,debug
+//	30 22 0:25 /gold /tmp/x rw,relatime - resctrl resctrl rw,cdp,debug
+func parseMounts(text []byte) (list []Mount) {
 	for line := range strings.Lines(string(text)) {
 		f := strings.Split(strings.TrimSuffix(line, "\n"), " ")
-		if len(f) < 4 || f[2] != "resctrl" {
+		if len(f) < 10 || f[3] != "/" {
 			continue
 		}
-		m, ok = Mount{Dir: unescapeMount(f[1]), Ours: f[0] == mountSource}, true
-		for option := range strings.SplitSeq(f[3], ",") {
-			if option == "ro" {
-				m.ReadOnly = true
-			}
+		dash := slices.Index(f[6:], "-")
+		if dash < 0 {
+			continue
+		}
+		super := f[6+dash+1:]
+		if len(super) < 3 || super[0] != "resctrl" {
+			continue
+		}
+		options := strings.Split(super[2], ",")
+		m := Mount{
+			Dir:      unescapeMount(f[4]),
+			ReadOnly: slices.Contains(strings.Split(f[5], ","), "ro") || slices.Contains(options, "ro"),
+			Ours:     super[1] == mountSource,
+		}
+		for _, option := range options {
 			if option != "" && !slices.Contains(genericOptions[:], option) {
 				m.Options = append(m.Options, option)
 			}
 		}
+		list = append(list, m)
 	}
-	return m, ok
+	return list
 }
 
 // unescapeMount undoes the kernel's mangle_path: three octal digits for white space,
@@ -170,20 +208,21 @@ func (f FS) Mount(o MountOptions) (Mount, error) {
 	return Mount{}, &Error{Op: "mount", Path: dir, Value: o.String(), Err: err}
 }
 
-// Unmount unmounts what Mount mounted; all groups end with it. It refuses when the
-// mount is not ours, or when there are groups that are not (fs.ErrPermission).
-// [ErrGone] if it is not mounted any more; unix.EBUSY as long as somebody has files of it
-// open.
+// Unmount unmounts what Mount mounted; all groups end with it, unless it is mounted
+// elsewhere, too. It refuses when the mount is not ours, or when there are groups that
+// are not (fs.ErrPermission). [ErrGone] if it is not mounted there any more; unix.EBUSY
+// as long as somebody has files of it open.
 func (f FS) Unmount(m Mount) error {
 	refuse := func(err error) error { return &Error{Op: "umount", Path: m.Dir, Err: err} }
-	now, err := f.Mounted()
+	list, err := f.mounts()
+	now, there := lastAt(list, m.Dir)
 	switch {
 	case errors.Is(err, ErrNotMounted):
 		return refuse(fmt.Errorf("%w: %w", ErrGone, err))
 	case err != nil:
 		return err
-	case now.Dir != m.Dir:
-		return refuse(fmt.Errorf("%w: resctrl is mounted at %s now", ErrGone, now.Dir))
+	case !there:
+		return refuse(fmt.Errorf("%w: resctrl is mounted at %s now", ErrGone, printable(list[len(list)-1].Dir)))
 	case !m.Ours || !now.Ours:
 		return refuse(fmt.Errorf("%w: it was not mounted by owca", fs.ErrPermission))
 	}

@@ -40,7 +40,7 @@ const absent = -1
 var events = [...]string{"llc_occupancy", "mbm_total_bytes", "mbm_local_bytes"}
 
 // Count is a reading that may be absent: the kernel had none ("Unavailable",
-// "Unassigned", "Error"), or the host has no such event.
+// "Unassigned", "Error", or what [Tree.Unknown] tells), or the host has no such event.
 type Count struct {
 	N  uint64
 	OK bool
@@ -130,7 +130,26 @@ func (g *Group) list() error {
 	slices.SortFunc(g.domains, func(a, b groupDomain) int {
 		return cmp.Or(strings.Compare(a.Resource, b.Resource), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Node, b.Node))
 	})
-	return g.keep()
+	if err := g.keep(); err != nil {
+		return err
+	}
+	return g.same()
+}
+
+// same looks whether the group is still the one that was opened. Files that are
+// open are of that one; those that were opened by its name are if it still is
+// afterwards, as no number is used again (kernfs).
+func (g *Group) same() error {
+	ino, err := g.inode()
+	if err != nil {
+		g.forget()
+		return refused(opRead, g.name.String(), err)
+	}
+	if ino != g.ino {
+		g.forget()
+		return &Error{Op: string(opRead), Path: g.name.String(), Err: fmt.Errorf("%w: another group has its name now", ErrGone)}
+	}
+	return nil
 }
 
 // listDomain appends a domain that has one of the events at least, and its nodes. Its
@@ -194,7 +213,7 @@ func (g *Group) keep() error {
 			}
 		}
 	}
-	if t.KeepFiles > 0 && t.files+need > t.KeepFiles || t.full > 0 && t.files+need > t.full {
+	if t.KeepFiles > 0 && t.files+need > t.KeepFiles || t.full >= 0 && t.files+need > t.full {
 		return nil
 	}
 	g.kept = true
@@ -207,8 +226,7 @@ func (g *Group) keep() error {
 			fd, err := g.openEvent(d, e)
 			switch {
 			case err == unix.EMFILE || err == unix.ENFILE:
-				// Leave some to the rest of the process.
-				t.full = max(1, t.files-t.files/8)
+				t.giveBack()
 				g.forget()
 				return nil
 			case err != nil:
@@ -220,6 +238,23 @@ func (g *Group) keep() error {
 		}
 	}
 	return nil
+}
+
+// spareFiles are left to the rest of the process when the groups have met its limit.
+const spareFiles = 64
+
+// giveBack makes the groups close some of their files, as the process has no
+// descriptors left. It says whether there were any.
+func (t *Tree) giveBack() bool {
+	before := t.files
+	t.full = max(0, before-max(spareFiles, before/8))
+	for g := range t.groups {
+		if t.files <= t.full {
+			break
+		}
+		g.forget()
+	}
+	return t.files < before
 }
 
 func eventPath(n Name, d *groupDomain, event int) string {
@@ -250,27 +285,21 @@ func (g *Group) forget() {
 
 // Read reads all events of all domains, into list, which it returns; it belongs to
 // the caller. The order is the same as long as the domains are. A domain that
-// came or went offline is noticed, after the next [Tree.Alive]. [ErrGone] if the group
-// does not exist any more, even if there is another one of its name.
+// came or went offline is noticed, after the next [Tree.Alive]. What the kernel says in
+// place of a count makes that one absent; words that are not known are kept for
+// [Tree.Unknown]. [ErrGone] if the group does not exist any more, even if there is another
+// one of its name.
 func (g *Group) Read(list []Usage) ([]Usage, error) {
 	if g.closed || g.tree.root < 0 {
 		return list[:0], refused(opRead, g.name.String(), unix.EBADF)
 	}
-	var err error
-	switch {
-	case g.layout != g.tree.layout || len(g.domains) == 0:
-		err = g.again()
-	case !g.kept:
-		err = g.keep()
-	}
-	if err == nil {
-		list, err = g.read(list[:0])
+	list, err := g.readOnce(list, g.layout != g.tree.layout || len(g.domains) == 0)
+	if isErrno(err, unix.EMFILE, unix.ENFILE) && g.tree.giveBack() {
+		list, err = g.readOnce(list, true)
 	}
 	if isErrno(err, unix.ENODEV, unix.ENOENT) {
 		// A domain went offline, or the whole group is gone.
-		if err = g.again(); err == nil {
-			list, err = g.read(list[:0])
-		}
+		list, err = g.readOnce(list, true)
 	}
 	if err != nil {
 		return list[:0], err
@@ -278,20 +307,30 @@ func (g *Group) Read(list []Usage) ([]Usage, error) {
 	return list, nil
 }
 
-// again looks whether the group is still the one that was opened, and lists its
-// domains.
-func (g *Group) again() error {
-	ino, err := g.inode()
-	if err != nil {
-		return refused(opRead, g.name.String(), err)
+// readOnce reads each file once, of domains that are listed anew if so asked.
+func (g *Group) readOnce(list []Usage, again bool) ([]Usage, error) {
+	if g.kept && g.tree.KeepFiles > 0 && g.tree.files > g.tree.KeepFiles {
+		g.forget()
 	}
-	if ino != g.ino {
-		return &Error{Op: string(opRead), Path: g.name.String(), Err: fmt.Errorf("%w: another group has its name now", ErrGone)}
+	var (
+		err    error
+		opened = g.kept && !again
+	)
+	switch {
+	case again:
+		err = g.list()
+	case !g.kept:
+		err = g.keep()
 	}
-	return g.list()
+	if err == nil {
+		list, err = g.read(list[:0])
+	}
+	if err == nil && !opened {
+		err = g.same()
+	}
+	return list, err
 }
 
-// read reads each file once.
 func (g *Group) read(list []Usage) ([]Usage, error) {
 	for i := range g.domains {
 		d := &g.domains[i]
@@ -327,9 +366,36 @@ func (g *Group) readEvent(d *groupDomain, event int) (Count, error) {
 	}
 	c, ok := parseCount(b[:n])
 	if !ok {
-		return Count{}, fmt.Errorf("resctrl: %s: %q is no count", eventPath(g.name, d, event), b[:n])
+		g.tree.unknown.add(g, d, event, b[:n])
 	}
 	return c, nil
+}
+
+// unknownCounts are texts that stood in place of counts.
+type unknownCounts struct {
+	seen []string
+	errs []error // of those that were not told yet
+}
+
+// maxUnknown is how many are kept: the kernel has a handful, and each is of 64 bytes
+// at most.
+const maxUnknown = 16
+
+func (u *unknownCounts) add(g *Group, d *groupDomain, event int, text []byte) {
+	if len(u.seen) == maxUnknown || slices.ContainsFunc(u.seen, func(s string) bool { return s == string(text) }) {
+		return
+	}
+	u.seen = append(u.seen, string(text))
+	u.errs = append(u.errs, fmt.Errorf("resctrl: %s: %q is no count", printable(eventPath(g.name, d, event)), text))
+}
+
+// Unknown joins an error for each text that a [Group.Read] found in place of a count
+// for the first time since the last call, and that neither is one nor what the kernels
+// known of say; nil if there is none. The 16 first ones of a tree are told.
+func (t *Tree) Unknown() error {
+	err := errors.Join(t.unknown.errs...)
+	t.unknown.errs = nil
+	return err
 }
 
 // parseCount parses a file of mon_data: a decimal number and a newline, or the word for

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -112,8 +113,29 @@ func TestReadFixture(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "mon_data/mon_L3_10/llc_occupancy"), []byte("many\n"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.Read(nil); err == nil || !strings.Contains(err.Error(), `mon_data/mon_L3_10/llc_occupancy: "many\n" is no count`) {
+	// A word of later kernels costs that count only, and is told once.
+	want[3].Occupancy = Count{}
+	for range 2 {
+		if got, err := g.Read(nil); err != nil || !cmp.Equal(got, want) {
+			t.Errorf("%v, %v", err, cmp.Diff(want, got))
+		}
+	}
+	if err := tree.Unknown(); err == nil || err.Error() != `resctrl: mon_data/mon_L3_10/llc_occupancy: "many\n" is no count` {
 		t.Error(err)
+	}
+	for i := range 2 * maxUnknown {
+		if err := os.WriteFile(filepath.Join(dir, "mon_data/mon_L3_10/llc_occupancy"), fmt.Appendf(nil, "many%d\n", i%20), 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := g.Read(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Unknown(); err == nil || strings.Count(err.Error(), "is no count") != maxUnknown-1 {
+		t.Errorf("%v, want %d words", err, maxUnknown-1)
+	}
+	if err := tree.Unknown(); err != nil {
+		t.Errorf("told again: %v", err)
 	}
 	if err := g.Close(); err != nil {
 		t.Fatal(err)
@@ -190,6 +212,41 @@ func TestHostRead(t *testing.T) {
 	if got, _ := sum(t, second); got < before || !second.kept {
 		t.Errorf("%d bytes, kept %t", got, second.kept)
 	}
+
+	// The limit is kept when it is lowered, too, and a group that was never kept is
+	// recognised by its directory.
+	tree.KeepFiles = 1
+	if got, _ := sum(t, second); got < before || second.kept {
+		t.Errorf("%d bytes, kept %t", got, second.kept)
+	}
+	never := Name{Monitor: "owca-never"}
+	waitForRMID(t, func() error { return tree.Create(never) })
+	unkept, err := tree.Open(never)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum(t, unkept)
+	if err := tree.Remove(never); err != nil {
+		t.Fatal(err)
+	}
+	waitForRMID(t, func() error { return tree.Create(never) })
+	for _, limit := range []int{1, 0, 1} {
+		tree.KeepFiles = limit
+		_, err = unkept.Read(list)
+		wantError(t, err, ErrGone, "another group has its name")
+		if unkept.kept {
+			t.Errorf("KeepFiles %d: it keeps another group's files", limit)
+		}
+	}
+	tree.KeepFiles = 0
+	if err := unkept.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Remove(never); err != nil {
+		t.Fatal(err)
+	}
+	sum(t, g)
+	sum(t, second)
 
 	// A rename keeps the counts and what is open.
 	to := Name{Monitor: "owca-renamed"}
@@ -332,6 +389,34 @@ func TestHostOffline(t *testing.T) {
 		if err != nil || len(list) != len(all)-1 {
 			t.Errorf("KeepFiles %d: offline %v, %v", limit, list, err)
 		}
+		// Info follows the default group's schemata.
+		info := tree.Info()
+		l3, allocated := info.Resource("L3"), info.CLOSIDs() > 0
+		if _, err := tree.Schemata(""); err != nil {
+			t.Fatal(err)
+		}
+		if allocated && l3 != nil && (len(tree.Info().Resource("L3").Domains) != len(l3.Domains)-1 || slices.Contains(tree.Info().Resource("L3").Domains, last)) {
+			t.Errorf("domain %d is offline: %+v", last, tree.Info().Resource("L3"))
+		}
+		if l3 != nil {
+			if changes, err := tree.SetDefaults("", ""); err != nil || len(changes) > 0 {
+				t.Errorf("defaults of the other domain: %v, %v", changes, err)
+			}
+		}
+		online("1")
+		if err := tree.Alive(); err != nil {
+			t.Fatal(err)
+		}
+		if l3 != nil {
+			if changes, err := tree.SetDefaults("", ""); err != nil || len(changes) > 0 {
+				t.Errorf("defaults of all domains: %v, %v", changes, err)
+			}
+			if now := tree.Info().Resource("L3"); !cmp.Equal(now, l3) {
+				t.Errorf("online again: %+v, want %+v", now, l3)
+			}
+		}
+		// One that goes and comes between two looks is the same to who counts.
+		online("0")
 		online("1")
 		if err := tree.Alive(); err != nil {
 			t.Fatal(err)
@@ -361,29 +446,119 @@ func fullChild([]string) error {
 	if err := unix.Close(fd); err != nil {
 		return err
 	}
-	limit := unix.Rlimit{Cur: uint64(fd) + 20, Max: uint64(fd) + 20}
+	const files = 200
+	limit := unix.Rlimit{Cur: uint64(fd) + files, Max: uint64(fd) + files}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
 	var groups []*Group
-	unkept := 0
-	for range 20 {
+	for range 80 {
 		g, err := tree.Open(Name{})
 		if err != nil {
 			return fmt.Errorf("group %d: %w", len(groups), err)
 		}
 		groups = append(groups, g)
-		if !g.kept {
-			unkept++
+	}
+	for range 2 {
+		for i, g := range groups {
+			if list, err := g.Read(nil); err != nil || len(list) == 0 || !list[0].Total.OK {
+				return fmt.Errorf("group %d: %+v, %w", i, list, err)
+			}
+		}
+		if tree.files == 0 || tree.files > files-spareFiles {
+			return fmt.Errorf("%d files are kept open of %d", tree.files, files)
 		}
 	}
-	if unkept == 0 || unkept == len(groups) {
-		return fmt.Errorf("%d of %d groups are not kept open", unkept, len(groups))
+	return tree.Close()
+}
+
+func TestHostDescriptorsTaken(t *testing.T) {
+	openHost(t, "/L3_MON")
+	asChild(t, "/proc/self/exe", &syscall.SysProcAttr{}, "shed")
+}
+
+// shedChild takes all descriptors that the groups left.
+func shedChild([]string) error {
+	tree, err := openMounted()
+	if err != nil {
+		return err
 	}
-	for i, g := range groups {
+	var groups []*Group
+	for range 30 {
+		g, err := tree.Open(Name{})
+		if err != nil {
+			return err
+		}
+		groups = append(groups, g)
+	}
+	kept := tree.files
+	tree.KeepFiles = kept // the next one keeps none
+	unkept, err := tree.Open(Name{})
+	if err != nil {
+		return err
+	}
+	if unkept.kept {
+		return errors.New("more files than KeepFiles")
+	}
+	var others []int
+	for {
+		fd, err := unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err == unix.EMFILE {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if others = append(others, fd); len(others) == 1 {
+			limit := unix.Rlimit{Cur: uint64(fd) + 10, Max: uint64(fd) + 10}
+			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+				return err
+			}
+		}
+	}
+	for i, g := range append(groups, unkept) {
 		if list, err := g.Read(nil); err != nil || len(list) == 0 || !list[0].Total.OK {
 			return fmt.Errorf("group %d: %+v, %w", i, list, err)
 		}
 	}
+	if tree.files > kept-spareFiles {
+		return fmt.Errorf("%d files are kept open, before %d", tree.files, kept)
+	}
 	return tree.Close()
+}
+
+// TestReadBackFixture has a schemata file that keeps what follows what was written.
+func TestReadBackFixture(t *testing.T) {
+	dir := writeFixture(t, map[string]string{
+		"info/L3/num_closids": "4\n", "info/L3/cbm_mask": "7ff\n", "info/L3/min_cbm_bits": "1\n",
+		"schemata": "L3:0=7ff;1=7ff\n",
+	})
+	tree, err := Mount{Dir: dir}.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	want := Schemata{{Resource: "L3", Kind: Mask, Domains: []DomainValue{{ID: 0, Value: 0xf}, {ID: 1, Value: 0x3}}}}
+	for _, limit := range []int{maxSchemataWrite, 8} {
+		effect, err := tree.setInParts("", want, limit)
+		wantError(t, err, ErrReadBack)
+		if errors.Is(err, fs.ErrNotExist) || effect != nil {
+			t.Errorf("limit %d: %v, %v", limit, effect, err)
+		}
+		b, err := os.ReadFile(filepath.Join(dir, "schemata"))
+		last := "L3:0=f;1=3\n"
+		if limit == 8 {
+			last = "L3:1=3\n" // nothing was put back
+		}
+		if err != nil || !strings.HasPrefix(string(b), last) {
+			t.Errorf("limit %d: there is %q, %v", limit, b, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "schemata"), []byte("L3:0=7ff;1=7ff\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changes, err := tree.SetDefaults("L3:0=f;1=3", "")
+	if !errors.Is(err, ErrReadBack) || len(changes) != 1 {
+		t.Errorf("%v, %v", changes, err)
+	}
 }

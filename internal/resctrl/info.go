@@ -176,6 +176,30 @@ func (r *Resource) setUnit(highest uint64, mbps bool) {
 // noLimitMBps is MBA_MAX_MBPS.
 const noLimitMBps = math.MaxUint32
 
+// withDomains returns the Info with the domains of these schemata, which are the
+// default group's: itself if they are the same.
+func (in *Info) withDomains(s Schemata) *Info {
+	other := in
+	for _, l := range s {
+		i := slices.IndexFunc(in.Resources, func(r Resource) bool { return r.Name == l.Resource })
+		same := func(id int, v DomainValue) bool { return id == v.ID }
+		if i < 0 || slices.EqualFunc(in.Resources[i].Domains, l.Domains, same) {
+			continue
+		}
+		if other == in {
+			changed := *in
+			changed.Resources = slices.Clone(in.Resources)
+			other = &changed
+		}
+		ids := make([]int, len(l.Domains))
+		for j, v := range l.Domains {
+			ids[j] = v.ID
+		}
+		other.Resources[i].Domains = ids
+	}
+	return other
+}
+
 // infoFiles are those of one directory below info/.
 type infoFiles struct{ dir, name string }
 

@@ -57,6 +57,7 @@ const (
 	opOpen   operation = "open"
 	opRead   operation = "read"
 	opWrite  operation = "write"
+	opClaim  operation = "flock"
 )
 
 // meaning joins to an errno what it stands for; status is what the kernel said of it.

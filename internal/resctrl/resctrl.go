@@ -16,7 +16,9 @@ package resctrl
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Prefix is how the directories of our own groups begin.
@@ -74,11 +76,15 @@ var (
 	// ErrLimbo: none is free now, but some will be when the cache lines of removed
 	// groups are gone, in seconds.
 	ErrLimbo = fmt.Errorf("%w: some wait for their cache lines to be evicted", ErrNoRMID)
+	// ErrInUse: another process has claimed it ([Tree.Claim]).
+	ErrInUse = errors.New("in use")
+	// ErrReadBack: what was to be written was, only what is in effect now is not known.
+	ErrReadBack = errors.New("written, but not read back")
 )
 
 // Error is an operation that the kernel refused.
 type Error struct {
-	Op   string // "mkdir", "rmdir", "rename", "write", "read", "open", "mount", "umount"
+	Op   string // "mkdir", "rmdir", "rename", "write", "read", "open", "mount", "umount", "flock"
 	Path string // the file, from the mount point on; the whole path where nothing is mounted
 	// Err is the errno (golang.org/x/sys/unix.Errno), with one of the sentinel
 	// errors above if it means that.
@@ -90,18 +96,27 @@ type Error struct {
 	Value string
 }
 
-// Error tells all of it.
+// Error tells all of it in one line, quoted where it is not printable.
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "resctrl: %s %s", e.Op, e.Path)
+	fmt.Fprintf(&b, "resctrl: %s %s", e.Op, printable(e.Path))
 	if e.Value != "" {
 		fmt.Fprintf(&b, " %q", e.Value)
 	}
 	fmt.Fprintf(&b, ": %v", e.Err)
 	if e.Status != "" {
-		fmt.Fprintf(&b, " (the kernel says: %s)", e.Status)
+		fmt.Fprintf(&b, " (the kernel says: %s)", printable(e.Status))
 	}
 	return b.String()
+}
+
+// printable quotes what a terminal would obey or spoil: the names of groups are up to
+// whoever makes them, and the kernel repeats what it was told.
+func printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) || r == utf8.RuneError }) {
+		return strconv.Quote(s)
+	}
+	return s
 }
 
 // Unwrap returns Err.

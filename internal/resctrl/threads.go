@@ -116,6 +116,7 @@ func (t *Tree) Add(n Name, tids []int) (moved int, err error) {
 			return writeOnce(fd, b)
 		},
 		status: t.readStatus,
+		inside: func(tids []int) bool { return t.inside(n, tids) },
 		become: t.startEUID0,
 	}
 	if n.Monitor != "" {
@@ -124,7 +125,28 @@ func (t *Tree) Add(n Name, tids []int) (moved int, err error) {
 			return err
 		}
 	}
-	return m.move(tids)
+	if t.euid0Err != nil && !errors.Is(t.euid0Err, errNoEUID0) {
+		t.euid0Err = nil // it may be another time
+	}
+	if moved, err = m.move(tids); err != nil {
+		t.places.at = nil
+	} else {
+		t.places.moved(n, tids)
+	}
+	return moved, err
+}
+
+// inside says whether the last of these threads that still runs is in a group, as far as
+// the kernel tells.
+func (t *Tree) inside(n Name, tids []int) bool {
+	for _, tid := range slices.Backward(tids) {
+		at, err := t.Locate(tid)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		return err != nil || at == n
+	}
+	return true
 }
 
 // mover writes thread ids to one tasks file, and does what can be done about those that
@@ -133,7 +155,8 @@ type mover struct {
 	tree    *Tree
 	path    string
 	write   func(b []byte) error   // one write
-	status  func() string          // what the kernel said of it
+	status  func() string          // what the kernel said of it, or of another program's
+	inside  func(tids []int) bool  // the last that runs was moved
 	become  func() bool            // from now on write is that of euid 0
 	control func(tids []int) error // moves to the control group; nil if that is where to
 }
@@ -169,17 +192,22 @@ func (m *mover) move(tids []int) (moved int, err error) {
 		}
 		said := m.status()
 		if k > 1 {
-			// Those before the one that failed were moved (rdtgroup_tasks_write).
+			// Those before the one that failed were moved (rdtgroup_tasks_write), if the
+			// text is of this write: another program's may have failed since. So
+			// that one is written again, alone.
 			at := failedAt(said, tids[i:i+k])
-			if at < 0 {
-				if err == unix.EINVAL {
-					t.commaDoubts++
-				}
+			switch {
+			case at >= 0 && m.inside(tids[i:i+at]):
+				moved += at
+				i += at
+				alone = i + 1
+			case at < 0 && err == unix.EINVAL:
+				t.commaDoubts++
+				fallthrough
+			default:
 				alone = i + k
-				continue
 			}
-			moved += at
-			i += at
+			continue
 		}
 		switch {
 		case err == unix.ESRCH:
@@ -276,16 +304,20 @@ func (p *problemList) join() error {
 }
 
 // Locate returns the group that a thread is in (/proc/TID/cpu_resctrl_groups, since
-// 5.6). fs.ErrNotExist if it has ended; errors.ErrUnsupported where the kernel does not
-// tell; [ErrNotMounted].
+// 5.6). fs.ErrNotExist if it has ended; fs.ErrPermission if /proc hides it (hidepid);
+// errors.ErrUnsupported where the kernel does not tell; [ErrNotMounted].
 func (t *Tree) Locate(tid int) (Name, error) {
 	// The ids are those of our own pid namespace, as the kernel takes them in tasks.
 	path := "/proc/" + strconv.Itoa(tid) + "/cpu_resctrl_groups"
 	fd, err := openAt(unix.AT_FDCWD, path, unix.O_RDONLY)
-	if err == unix.ENOENT {
+	if err == unix.ENOENT && lives(tid) {
 		if _, statErr := os.Stat("/proc/self/cpu_resctrl_groups"); errors.Is(statErr, fs.ErrNotExist) {
 			return Name{}, fmt.Errorf("resctrl: the group of thread %d: %w: the kernel has no /proc/PID/cpu_resctrl_groups", tid, errors.ErrUnsupported)
 		}
+		err = unix.EPERM
+	}
+	if err == unix.EPERM || err == unix.EACCES {
+		err = fmt.Errorf("%w: %w", err, errHidden)
 	}
 	if err != nil {
 		return Name{}, &Error{Op: string(opOpen), Path: path, Err: err}
@@ -306,6 +338,17 @@ func (t *Tree) Locate(tid int) (Name, error) {
 		t.located, t.locatedAs = append(t.located[:0], text...), name
 	}
 	return t.locatedAs, nil
+}
+
+// errHidden is why the group of a thread that runs cannot be asked for: with hidepid=1
+// opening is EPERM, with hidepid=2 ENOENT (proc_pid_permission).
+var errHidden = errors.New("/proc hides the processes of other users (hidepid, ProtectProc): " +
+	"give the agent CAP_SYS_PTRACE or the group of the mount option gid=, or mount /proc without hidepid")
+
+// lives says whether there is such a thread, which kill(2) tells of any.
+func lives(tid int) bool {
+	err := unix.Kill(tid, 0)
+	return err == nil || err == unix.EPERM
 }
 
 // parseLocation parses cpu_resctrl_groups (proc_resctrl_show):

@@ -98,6 +98,8 @@ type kernelModel struct {
 	elsewhere    map[int]bool // in another control group
 	privileged   bool
 
+	// lies is another program's thread that failed since, as the status tells it.
+	lies   int
 	text   string
 	writes int
 	group  map[int]bool
@@ -142,7 +144,14 @@ func (k *kernelModel) status() string {
 	if !k.says {
 		return ""
 	}
+	if k.lies > 0 {
+		return fmt.Sprintf("No task %d\nError while processing task %[1]d\n", k.lies)
+	}
 	return k.text
+}
+
+func (k *kernelModel) inside(tids []int) bool {
+	return len(tids) == 0 || k.group[tids[len(tids)-1]]
 }
 
 // TestMove is on models of kernels that no VM has: whatever threads end, belong to
@@ -157,6 +166,9 @@ func TestMove(t *testing.T) {
 			tree.euid0Err = errNoEUID0
 		}
 		tids := random.Perm(1 + random.IntN(2500))
+		if round%7 == 0 {
+			k.lies = tids[random.IntN(len(tids))] + 1
+		}
 		bad := random.Float64() * random.Float64()
 		for i, tid := range tids {
 			tids[i] = tid + 1
@@ -171,7 +183,7 @@ func TestMove(t *testing.T) {
 				want++
 			}
 		}
-		m := mover{tree: tree, path: "tasks", write: k.write, status: k.status,
+		m := mover{tree: tree, path: "tasks", write: k.write, status: k.status, inside: k.inside,
 			become: func() bool {
 				changed := may && !k.privileged
 				k.privileged = k.privileged || may
@@ -183,6 +195,7 @@ func TestMove(t *testing.T) {
 				}
 				return nil
 			}}
+		clean := len(k.ended)+len(k.foreign)+len(k.elsewhere) == 0
 		moved, err := m.move(tids)
 		if moved != want || len(k.group) != want {
 			t.Fatalf("round %d: %d of %d moved, %d are in the group, %d are to be (%v)", round, moved, len(tids), len(k.group), want, err)
@@ -196,7 +209,7 @@ func TestMove(t *testing.T) {
 		if err != nil && strings.Count(err.Error(), "\n") > maxProblems {
 			t.Fatalf("%d lines: %v", strings.Count(err.Error(), "\n"), err)
 		}
-		if len(k.ended)+len(k.foreign)+len(k.elsewhere) == 0 && k.commas && k.writes > 1+len(tids)/300 {
+		if clean && k.commas && k.writes > 1+len(tids)/300 {
 			t.Errorf("round %d: %d writes for %d threads", round, k.writes, len(tids))
 		}
 		if !k.commas && k.writes > 2*len(tids)+len(k.elsewhere)+20 {
@@ -204,11 +217,108 @@ func TestMove(t *testing.T) {
 		}
 	}
 	k := &kernelModel{commas: true, says: true, group: map[int]bool{}}
-	m := mover{tree: &Tree{}, write: k.write, status: k.status, become: func() bool { return false }}
+	m := mover{tree: &Tree{}, write: k.write, status: k.status, inside: k.inside, become: func() bool { return false }}
 	moved, err := m.move([]int{0, 1, -1, 2})
 	if moved != 2 || !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("%d, %v", moved, err)
 	}
+}
+
+// TestEUID0Refused: only what stays so is taken for want of the capability.
+func TestEUID0Refused(t *testing.T) {
+	wantError(t, euid0Refused(unix.EPERM), errNoEUID0)
+	for _, errno := range []unix.Errno{unix.EINVAL, unix.EAGAIN, unix.ENOSYS} {
+		err := euid0Refused(errno)
+		if wantError(t, err, errno, "setresuid"); errors.Is(err, errNoEUID0) || strings.Contains(err.Error(), "CAP_SETUID") {
+			t.Error(err)
+		}
+	}
+}
+
+// TestHostHidden is an agent to whom /proc does not show the processes of others.
+func TestHostHidden(t *testing.T) {
+	tree := openHost(t, "/L3_MON")
+	load := hosttest.NewCgroup(t, nil, "resctrl-hidden").Start("threads 3")
+	load.Done()
+	waitForRMID(t, func() error { return tree.Create(Name{Monitor: MonitorName("/hidden")}) })
+	binary := publicBinary(t)
+	for _, hidepid := range []string{"1", "2"} {
+		asChild(t, binary, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}, "hidepid", binary, hidepid, strconv.Itoa(load.Pid))
+	}
+}
+
+// hidepidChild has a mount namespace of its own, where it hides processes from an
+// ordinary user, who is the agent.
+func hidepidChild(args []string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir("/proc/" + args[2] + "/task")
+	if err != nil {
+		return err
+	}
+	tids := ""
+	for _, e := range entries {
+		tids += " " + e.Name()
+	}
+	if err := unix.Mount("proc", "/proc", "proc", 0, "hidepid="+args[1]); err != nil {
+		return err
+	}
+	agent := exec.Command(args[0])
+	agent.Env = append(os.Environ(), childVariable+"=hidden", childVariable+"_ARGS="+tids)
+	agent.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}, AmbientCaps: []uintptr{unix.CAP_DAC_OVERRIDE, unix.CAP_SETUID}}
+	if out, err := agent.CombinedOutput(); err != nil {
+		return fmt.Errorf("hidepid=%s: %w\n%s", args[1], err, out)
+	}
+	return nil
+}
+
+// hiddenChild is the agent; its arguments are threads that it cannot see.
+func hiddenChild(args []string) error {
+	tree, err := openMounted()
+	if err != nil {
+		return err
+	}
+	list := func(buf []int) ([]int, error) {
+		for _, a := range args {
+			tid, err := strconv.Atoi(a)
+			if err != nil {
+				return buf, err
+			}
+			buf = append(buf, tid)
+		}
+		return buf, nil
+	}
+	tids, err := list(nil)
+	if err != nil {
+		return err
+	}
+	told := func(err error) bool {
+		return errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) && strings.Contains(err.Error(), "hidepid")
+	}
+	if at, err := tree.Locate(tids[0]); !told(err) {
+		return fmt.Errorf("located in %s: %w", at, err)
+	}
+	if _, err := tree.Locate(os.Getpid()); err != nil {
+		return err
+	}
+	if _, err := tree.Watch([]string{"/none"}, nil, list); !told(err) {
+		return fmt.Errorf("where most threads are: %w", err)
+	}
+	groups, err := tree.Groups(nil)
+	if err != nil {
+		return err
+	}
+	w, err := tree.Watch([]string{"/hidden"}, groups, list)
+	if err != nil {
+		return err
+	}
+	for _, full := range []bool{false, true} {
+		if f, err := w.Follow(list, full); !told(err) || f.Refused != len(tids) || f.Moved != 0 {
+			return fmt.Errorf("followed: %+v, %w", f, err)
+		}
+	}
+	return errors.Join(w.Close(), tree.Close())
 }
 
 // gonePid is the id of a process that has ended.

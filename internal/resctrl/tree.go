@@ -20,7 +20,9 @@ import (
 // and resctrl cannot be mounted again before Close.
 type Tree struct {
 	// KeepFiles limits how many files the groups keep open to read them; 0 is no limit
-	// but the process's. Groups beyond it open, read and close each.
+	// but the process's (RLIMIT_NOFILE): when that is met, they give back 64, or one in
+	// eight if that is more, and never have as many again. Groups beyond the limit
+	// open, read and close each. It may be changed at any time.
 	KeepFiles int
 
 	mount Mount
@@ -29,6 +31,7 @@ type Tree struct {
 	root   int // mount point; -1 once closed
 	status int // info/last_cmd_status, -1 if there is none
 	data   int // mon_data of the default group, -1 if there is none
+	claim  int // info, locked; -1 without a Claim
 	dev    uint64
 	ino    uint64
 
@@ -38,13 +41,15 @@ type Tree struct {
 	layout  int
 	groups  map[*Group]struct{} // open
 	files   int                 // that they keep
-	full    int                 // how many were too many for the process; 0 = not known
+	full    int                 // what the process's limit leaves them; -1 = not known
+	unknown unknownCounts
 
 	buf       []byte // of file contents
 	euid0     *euid0Writer
 	euid0Err  error // why there is none
 	located   []byte
 	locatedAs Name
+	places    threadPlaces // where the kernel does not tell the group of a thread
 
 	// commaDoubts is how many writes of several thread ids in a row failed as they do
 	// where the kernel takes one a write (before 6.7).
@@ -53,7 +58,7 @@ type Tree struct {
 
 // Open opens a mount and reads what it can do. [ErrGone] if it was unmounted since.
 func (m Mount) Open() (_ *Tree, err error) {
-	t := &Tree{mount: m, root: -1, status: -1, data: -1, groups: make(map[*Group]struct{}), buf: make([]byte, 64<<10)}
+	t := &Tree{mount: m, root: -1, status: -1, data: -1, claim: -1, full: -1, groups: make(map[*Group]struct{}), buf: make([]byte, 64<<10)}
 	defer func() {
 		if err != nil {
 			_ = t.Close()
@@ -90,7 +95,9 @@ func (m Mount) Open() (_ *Tree, err error) {
 // Mount returns what was opened.
 func (t *Tree) Mount() Mount { return t.mount }
 
-// Info returns what it can do.
+// Info returns what it can do. It is never changed: when a domain comes or goes, which
+// reading the [Tree.Schemata] of the default group notices, and so [Tree.ControlGroups],
+// there is another one.
 func (t *Tree) Info() *Info { return t.info }
 
 // Alive returns nil if the mount is still the one that was opened, [ErrGone] if it
@@ -113,7 +120,8 @@ func (t *Tree) Alive() error {
 	return t.countDomains()
 }
 
-// countDomains notices that there are more or less directories in mon_data.
+// countDomains notices that there are more or less directories in mon_data. When one
+// goes while another comes, each group notices as it reads: its files are gone.
 func (t *Tree) countDomains() error {
 	if t.data < 0 {
 		return nil
@@ -137,6 +145,7 @@ func (t *Tree) Close() error {
 		g.forget()
 	}
 	clear(t.groups)
+	t.unclaim()
 	var first error
 	for _, fd := range []*int{&t.data, &t.status, &t.root} {
 		if *fd >= 0 {
@@ -275,7 +284,7 @@ func (t *Tree) Remove(n Name) error {
 		return err
 	}
 	foreign := func(which Name) error {
-		return &Error{Op: string(opRmdir), Path: n.String(), Err: fmt.Errorf("%w: %s was not made by owca", fs.ErrPermission, which)}
+		return &Error{Op: string(opRmdir), Path: n.String(), Err: fmt.Errorf("%w: %s was not made by owca", fs.ErrPermission, printable(which.String()))}
 	}
 	if !n.Ours() {
 		return foreign(n)
@@ -321,7 +330,7 @@ func (t *Tree) RemoveAll() error {
 }
 
 // Rename moves a monitoring group, with its threads and counts, into another
-// control group (Linux 6.4). errors.ErrUnsupported where the kernel cannot; fs.ErrExist;
+// control group (Linux 6.5). errors.ErrUnsupported where the kernel cannot; fs.ErrExist;
 // [ErrGone] if either group does not exist; fs.ErrPermission if it monitors CPUs.
 func (t *Tree) Rename(from, to Name) error {
 	for _, n := range []Name{from, to} {
@@ -329,7 +338,7 @@ func (t *Tree) Rename(from, to Name) error {
 			return err
 		}
 		if n.Monitor == "" {
-			return fmt.Errorf("resctrl: %w: rename %s to %s: both must be monitoring groups", fs.ErrInvalid, from, to)
+			return fmt.Errorf("resctrl: %w: rename %s to %s: both must be monitoring groups", fs.ErrInvalid, printable(from.String()), printable(to.String()))
 		}
 	}
 	// kernfs takes no flags (kernfs_iop_rename).
@@ -338,11 +347,11 @@ func (t *Tree) Rename(from, to Name) error {
 		return nil
 	}
 	e := t.refusedSaying(opRename, from.Path(), to.Path(), "", err)
-	// Before 6.4 kernfs says EPERM without asking resctrl, which always has a reason:
+	// Before 6.5 kernfs says EPERM without asking resctrl, which always has a reason:
 	// "Cannot move a MON group that monitors CPUs".
 	if err == unix.EPERM && !strings.Contains(e.Status, "MON") {
 		e.Status = ""
-		e.Err = fmt.Errorf("%w by this kernel, Linux 6.4 and later can (%w)", errors.ErrUnsupported, err)
+		e.Err = fmt.Errorf("%w by this kernel, Linux 6.5 and later can (%w)", errors.ErrUnsupported, err)
 	}
 	return e
 }
@@ -371,7 +380,8 @@ func (t *Tree) read(path string) ([]byte, error) {
 	}
 }
 
-// Schemata reads those of a control group; nil where nothing can be allocated.
+// Schemata reads those of a control group; nil where nothing can be allocated. Those
+// of the default group have all domains that are online: [Tree.Info] knows them then.
 func (t *Tree) Schemata(control string) (Schemata, error) {
 	n := Name{Control: control}
 	if err := checkName(n); err != nil {
@@ -387,14 +397,22 @@ func (t *Tree) Schemata(control string) (Schemata, error) {
 	}
 	s, err := t.info.Parse(string(b))
 	if err != nil {
-		return nil, fmt.Errorf("resctrl: %s: %w", path, err)
+		return nil, fmt.Errorf("resctrl: %s: %w", printable(path), err)
+	}
+	if control == "" {
+		t.info = t.info.withDomains(s)
 	}
 	return s, nil
 }
 
 // SetSchemata writes all lines at once, so that all or none of them take effect,
-// and returns what is in effect then. Nothing is checked before. Without lines
-// nothing is written.
+// and returns what is in effect then; [ErrReadBack] if only that failed. Nothing is
+// checked before. Without lines nothing is written.
+//
+// All or none is not what the kernel does with a bandwidth in MBps (mba_MBps): each
+// value counts as soon as it has read it, whatever it refuses behind that. What was
+// there before is written back then, all of the bandwidth, but until then the new
+// values are in effect; and if that fails, too, the error joins both.
 func (t *Tree) SetSchemata(control string, s Schemata) (effect Schemata, err error) {
 	if err := checkName(Name{Control: control}); err != nil {
 		return nil, err
@@ -424,7 +442,10 @@ func (t *Tree) SetSchemata(control string, s Schemata) (effect Schemata, err err
 		}
 		return nil, err
 	}
-	return t.Schemata(control)
+	if effect, err = t.Schemata(control); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrReadBack, err)
+	}
+	return effect, nil
 }
 
 // writeLines is one write.

@@ -19,7 +19,12 @@ import (
 
 // children are what asChild runs.
 var children = map[string]func(args []string) error{
+	"hidepid":      hidepidChild,
+	"hidden":       hiddenChild,
 	"read-only":    readOnlyChild,
+	"bound":        boundChild,
+	"claiming":     claimingChild,
+	"shed":         shedChild,
 	"detached":     detachedChild,
 	"full":         fullChild,
 	"unprivileged": unprivilegedChild,

@@ -22,10 +22,16 @@ const (
 	// long each.
 	forkTime = time.Millisecond
 	// locateFew is up to how many threads are looked at one by one: a file in /proc
-	// costs some 10 µs, a tasks file a walk over all threads of the host. In a full
-	// pass, which most of the time finds that all are there, it is locateFull.
-	locateFew  = 32
-	locateFull = 4
+	// costs some 10 µs, a tasks file a walk over all threads of the host.
+	locateFew = 32
+	// lookEvery is in which of the full passes the group is looked at for strangers, if
+	// it is not read anyway.
+	lookEvery = 8
+	// majoritySample is how many threads are enough to tell where most are.
+	majoritySample = 64
+	// placesAge is how old the list of all groups' threads may be on kernels that do not
+	// tell the group of a thread: reading it once does for a round over many tasks.
+	placesAge = time.Second
 )
 
 // Watch keeps the threads of one task together: in a control group and, as long as
@@ -38,8 +44,10 @@ type Watch struct {
 	group   *Group // nil until the first Read
 	epoch   int
 
-	lost   bool // somebody removed the monitoring group
-	placed bool // Move chose the control group: the task was not found there
+	lost bool // somebody removed the monitoring group
+	// placed: Move chose the control group, now or before a restart; the task was not
+	// found there.
+	placed bool
 	// from is the control group that it was moved from, where threads may be that were
 	// being forked then, for as many Follows as moving says.
 	from   string
@@ -47,23 +55,27 @@ type Watch struct {
 
 	// Sorted. known are the threads at the last Follow; all of them are in the group
 	// but the foreign ones and the refused.
-	known, foreign, refused []int
-	list, unknown, in, take []int // of one pass, kept for the next
+	known, foreign, refused        []int
+	list, unknown, in, take, stray []int // of one pass, kept for the next
+
+	looks int // full passes until the next look for strangers
 
 	byGroups bool // the kernel does not tell the group of a thread
 }
 
 // Lister appends the thread ids of a task to buf, as they are now: the list of a v1 cgroup
 // must be opened each time, for one that stays open is up to a second old. One that has
-// just ended may be among them.
+// just ended may be among them. Those of the task that it leaves out are taken for
+// strangers.
 type Lister func(buf []int) ([]int, error)
 
 // Watch begins to keep the threads of a task together. paths are the task's cgroups:
 // a monitoring group that is named after one of them is adopted wherever it is, with
 // what it counted (see [MonitorName]), of several the one with the most threads of
 // the task; otherwise the task is where most of its threads are: in the default
-// group, or where another program put it. Nothing is written; the first Follow moves
-// the threads. groups are those of [Tree.Groups], read once for all tasks.
+// group, or where another program put it. In a control group of ours it is as if
+// Move had put it there. Nothing is written; the first Follow moves the threads.
+// groups are those of [Tree.Groups], read once for all tasks.
 func (t *Tree) Watch(paths []string, groups []Name, threads Lister) (*Watch, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("resctrl: a task without a cgroup cannot be watched")
@@ -71,23 +83,39 @@ func (t *Tree) Watch(paths []string, groups []Name, threads Lister) (*Watch, err
 	w := &Watch{tree: t, monitor: MonitorName(paths[0])}
 	_, err := t.Locate(os.Getpid())
 	w.byGroups = errors.Is(err, errors.ErrUnsupported)
-	list, err := threads(nil)
-	if err != nil {
+	if w.list, err = listed(threads, nil); err != nil {
 		return nil, err
 	}
-	slices.Sort(list)
-	w.list = slices.Compact(list)
 
 	names := make([]string, len(paths))
 	for i, p := range paths {
 		names[i] = MonitorName(p)
 	}
-	most := -1
+	var candidates []Name
 	for _, g := range groups {
-		if !slices.Contains(names, g.Monitor) {
-			continue
+		if slices.Contains(names, g.Monitor) {
+			candidates = append(candidates, g)
 		}
-		w.in, err = t.Threads(g, w.in[:0])
+	}
+	if len(candidates) > 1 {
+		if candidates, err = w.fullest(candidates); err != nil {
+			return nil, err
+		}
+	}
+	if len(candidates) > 0 {
+		w.name, w.monitor = candidates[0], candidates[0].Monitor
+	} else if w.name.Control, err = w.majority(w.list); err != nil {
+		return nil, err
+	}
+	w.placed = strings.HasPrefix(w.name.Control, Prefix)
+	return w, nil
+}
+
+// fullest returns the group with the most threads of the task; none if all are gone.
+func (w *Watch) fullest(groups []Name) (best []Name, err error) {
+	most := -1
+	for i, g := range groups {
+		w.in, err = w.tree.Threads(g, w.in[:0])
 		if errors.Is(err, ErrGone) {
 			continue // since groups was read
 		}
@@ -96,17 +124,26 @@ func (t *Tree) Watch(paths []string, groups []Name, threads Lister) (*Watch, err
 		}
 		slices.Sort(w.in)
 		if n := len(tidsCommon(nil, w.list, w.in)); n > most {
-			most, w.name, w.monitor = n, g, g.Monitor
+			most, best = n, groups[i:i+1]
 		}
 	}
-	if most >= 0 {
-		return w, nil
-	}
-	w.name.Control, err = w.majority(w.list)
+	return best, nil
+}
+
+// listed is what threads appends to buf[:0], sorted.
+func listed(threads Lister, buf []int) ([]int, error) {
+	list, err := threads(buf[:0])
 	if err != nil {
-		return nil, err
+		return list, err
 	}
-	return w, nil
+	slices.Sort(list)
+	list = slices.Compact(list)
+	if len(list) > 0 && list[0] <= 0 {
+		// task_pid_vnr of a thread that has no id here.
+		return list, fmt.Errorf("resctrl: %w: thread id %d: a thread of the task is in a pid namespace that is not below this process's: "+
+			"run the agent in the host's (hostPID, --pid=host)", fs.ErrInvalid, list[0])
+	}
+	return list, nil
 }
 
 // MonitorName is the directory of the monitoring group of a task with this cgroup:
@@ -195,6 +232,7 @@ func (w *Watch) Unmonitor() error {
 	if w.name.Monitor == "" {
 		return nil
 	}
+	w.tree.places.at = nil
 	err := errors.Join(w.closeGroup(), w.tree.Remove(w.name))
 	if err != nil {
 		return err
@@ -205,11 +243,16 @@ func (w *Watch) Unmonitor() error {
 
 // Move moves the task to another control group, which exists, with its monitoring
 // group: its counts go on where the kernel can rename it, and begin anew where not;
-// if no RMID is free for that, it is made by a later Follow. Without one, the threads
-// are moved that the last Follow found. The next Follow moves those that were
-// being forked. After an error the task is where Name says: as a rule where it
-// was.
-func (w *Watch) Move(control string) error {
+// if no RMID is free for that, it is made by a later Follow. A full Follow comes
+// first, so that what is moved are the threads of the task as it is now, and no
+// others; what that cannot do, but for want of an RMID, is the error, and then nothing
+// is moved. The next Follow moves those that were being forked. After an error the
+// task is where Name says: as a rule where it was.
+func (w *Watch) Move(control string, threads Lister) error {
+	w.looks = 0
+	if f, err := w.Follow(threads, true); err != nil && (f.Refused > 0 || !errors.Is(err, ErrNoRMID)) {
+		return fmt.Errorf("resctrl: %s is not moved to %s: %w", w.name, Name{Control: control}, err)
+	}
 	err := w.moveTo(control)
 	if w.name.Control == control {
 		w.placed = true
@@ -245,6 +288,7 @@ func (w *Watch) moveMonitor(control string) error {
 		return nil
 	}
 	to := Name{Control: control, Monitor: w.name.Monitor}
+	w.tree.places.at = nil
 	err := w.tree.Rename(w.name, to)
 	if errors.Is(err, fs.ErrExist) {
 		// Left by a move that did not come to its end.
@@ -287,6 +331,7 @@ func (w *Watch) replaceMonitor(to Name) error {
 	}
 	old := w.name
 	w.name = to
+	w.tree.places.at = nil
 	if created {
 		w.epoch++
 	}
@@ -332,6 +377,7 @@ func (w *Watch) lose() error {
 		w.lost = true
 		w.name.Monitor = ""
 	}
+	w.tree.places.at = nil
 	w.forget()
 	return w.closeGroup()
 }
@@ -357,9 +403,13 @@ type Followed struct {
 	// Foreign is how many threads are in another group that somebody else put them
 	// in since. They are left there; what the group counts is not all of the task.
 	Foreign int
-	// Refused is how many threads the kernel does not let be moved: the error of the
-	// Follow that tried says why. The next one that is full tries again.
+	// Refused is how many threads the kernel does not let be moved, or does not tell
+	// the group of: the error of the Follow that tried says why. The next one that is
+	// full tries again.
 	Refused int
+	// Strangers is how many threads were moved out of the group that are the task's
+	// no more, or never were.
+	Strangers int
 	// Stable: a pass found nothing more to move.
 	Stable bool
 }
@@ -369,12 +419,18 @@ type Followed struct {
 // the group are born in it. It lists the threads until a pass finds none to move, at
 // most a few times. A thread that is being forked while its parent is moved is found
 // by the next Follow, which, where it finds threads again, waits some milliseconds
-// before each other pass for forks to end. A thread that it knows is not looked at again unless full,
-// where the kernel is asked which threads are in the group: that finds those that
+// before each other pass for forks to end. A thread that it knows is not looked at
+// again unless full, where the kernel is asked for all: that finds those that
 // somebody moved away, those that are foreign no more, a group that was removed, and a
 // thread that has the id of one that was known and ended. The pace for that is
 // seconds; otherwise Follow is for every tick in which threads may have come: with
 // nothing new it costs the listing and a comparison.
+//
+// Strangers, as a process that left the task's cgroups, go to the default group, or to
+// the control group if that is another program's which the task was found in. In a
+// monitoring group a full pass finds them: each where the task has many threads,
+// otherwise one in eight. In a control group, which tasks share, only those are known
+// that were the task's at the last Follow.
 //
 // A task in a control group that neither Move put it in nor is ours stays there: when
 // most threads are, its monitoring group moves to it, and the others do. Single
@@ -383,9 +439,11 @@ type Followed struct {
 // whoever moved it there.
 //
 // An error is one of threads, which is returned as it is, or tells what could not be
-// done; the rest was done. [ErrGone] if the file system was unmounted. Those of
-// [Tree.Create] if a monitoring group that somebody removed cannot be made again:
-// the next Follow tries it, unless Unmonitor says otherwise.
+// done; the rest was done. fs.ErrPermission where /proc hides threads of others (see
+// [Tree.Locate]), and fs.ErrInvalid for a thread that has no id in this process's pid
+// namespace: they cannot be followed. [ErrGone] if the file system was unmounted.
+// Those of [Tree.Create] if a monitoring group that somebody removed cannot be made
+// again: the next Follow tries it, unless Unmonitor says otherwise.
 func (w *Watch) Follow(threads Lister, full bool) (Followed, error) {
 	var f Followed
 	var failed error
@@ -395,13 +453,10 @@ func (w *Watch) Follow(threads Lister, full bool) (Followed, error) {
 		wait = forkTime
 	}
 	for range followPasses {
-		list, err := threads(w.list[:0])
-		w.list = list
-		if err != nil {
+		var err error
+		if w.list, err = listed(threads, w.list); err != nil {
 			return f, errors.Join(failed, err)
 		}
-		slices.Sort(w.list)
-		w.list = slices.Compact(w.list)
 		f.Threads = len(w.list)
 
 		if w.lost && restore {
@@ -414,6 +469,11 @@ func (w *Watch) Follow(threads Lister, full bool) (Followed, error) {
 		}
 		again, moved, err := w.pass(full)
 		f.Moved += moved
+		if len(w.stray) > 0 {
+			out, expelling := w.expel(threads)
+			f.Strangers += out
+			err = errors.Join(err, expelling)
+		}
 		if errors.Is(err, ErrGone) && restore {
 			restore = false
 			if err = w.lose(); err == nil {
@@ -468,21 +528,34 @@ func (w *Watch) restore() error {
 
 // pass looks at the threads in w.list that are not known, at all if full, and moves
 // what is not in the group. again: there was something to move, or all is to be
-// looked at again.
+// looked at again. In w.stray it leaves those that seem to be strangers in the group.
 func (w *Watch) pass(full bool) (again bool, moved int, err error) {
+	w.stray = w.stray[:0]
+	if w.name.Monitor == "" && w.name.Control != "" && w.placedHere() {
+		w.stray = tidsWithout(w.stray, w.known, w.list)
+	}
+	look := false
 	if full {
 		w.unknown = append(w.unknown[:0], w.list...)
 		w.foreign, w.refused = w.foreign[:0], w.refused[:0]
+		look = w.name.Monitor != "" && (w.looks <= 0 || len(w.unknown) > locateFew)
+		if w.looks--; look {
+			w.looks = lookEvery - 1
+		}
 	} else {
 		w.unknown = tidsWithout(w.unknown[:0], w.list, w.known)
 		w.foreign = tidsCommon(w.foreign[:0], w.foreign, w.list)
 		w.refused = tidsCommon(w.refused[:0], w.refused, w.list)
 	}
-	if full && len(w.unknown) > locateFull || len(w.unknown) > locateFew {
+	if look || len(w.unknown) > locateFew {
 		if err := w.dropInside(); err != nil {
+			w.stray = w.stray[:0]
 			w.forget()
 			return false, 0, err
 		}
+	}
+	if look {
+		w.stray = tidsWithout(w.stray, w.in, w.list)
 	}
 	w.take = w.take[:0]
 	var votes controlVotes
@@ -513,6 +586,8 @@ func (w *Watch) pass(full bool) (again bool, moved int, err error) {
 	}
 	home, n := votes.most()
 	if home != w.name.Control && 2*n > len(w.list)-ended && (!w.placed || foreignControl(home)) {
+		w.stray = w.stray[:0] // the next full pass looks for them, there
+		w.looks = 0
 		movingErr := w.moveTo(home)
 		w.forget()
 		if movingErr == nil {
@@ -545,6 +620,51 @@ func (w *Watch) dropInside() (err error) {
 	slices.Sort(w.in)
 	w.unknown = tidsWithout(w.unknown[:0], w.unknown, w.in)
 	return nil
+}
+
+// placedHere says whether it was us who put the task into its control group.
+func (w *Watch) placedHere() bool {
+	return w.placed || !foreignControl(w.name.Control)
+}
+
+// expel moves w.stray out of the group and returns how many. They were in the group
+// when it was read: those that are the task's by now, being started meanwhile,
+// and those that are elsewhere by now, are left where they are.
+func (w *Watch) expel(threads Lister) (int, error) {
+	var err error
+	if w.in, err = listed(threads, w.in); err != nil {
+		return 0, err
+	}
+	w.stray = tidsWithout(w.stray[:0], w.stray, w.in)
+	locate, err := w.locator(w.stray)
+	if err != nil {
+		return 0, err
+	}
+	w.take = w.take[:0]
+	for _, tid := range w.stray {
+		at, locating := locate(tid)
+		switch {
+		case errors.Is(locating, fs.ErrNotExist):
+		case locating != nil:
+			err = locating // one of them tells enough
+		case at == w.name:
+			w.take = append(w.take, tid)
+		}
+	}
+	if len(w.take) == 0 {
+		return 0, err
+	}
+	w.looks = 0 // they may have forked
+	var to Name
+	if !w.placedHere() {
+		to.Control = w.name.Control
+	}
+	out, adding := w.tree.Add(to, w.take)
+	if adding != nil {
+		err = errors.Join(err, fmt.Errorf("resctrl: %d threads in %s are not of its task, %d of them were moved to %s: %w",
+			len(w.take), w.name, out, to, adding))
+	}
+	return out, err
 }
 
 // findRefused is for when Add did not move all: those of w.take that live and are not
@@ -603,12 +723,19 @@ func foreignControl(name string) bool {
 
 // majority is the control group that most of the threads are in.
 func (w *Watch) majority(tids []int) (string, error) {
+	sample := tids
+	if len(tids) > majoritySample {
+		sample = make([]int, majoritySample)
+		for i := range sample {
+			sample[i] = tids[i*len(tids)/majoritySample]
+		}
+	}
 	var votes controlVotes
-	locate, err := w.locator(tids)
+	locate, err := w.locator(sample)
 	if err != nil {
 		return "", err
 	}
-	for _, tid := range tids {
+	for _, tid := range sample {
 		at, err := locate(tid)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -623,29 +750,67 @@ func (w *Watch) majority(tids []int) (string, error) {
 }
 
 // locator returns what says where a thread is, fs.ErrNotExist if it ended: the kernel,
-// or, before Linux 5.6, the tasks files of all groups. A thread in none of them has
-// ended, or is in the default group, whose file is empty where nothing can be
-// allocated.
+// or, before Linux 5.6, the tasks files of all groups, as they were up to placesAge
+// ago.
 func (w *Watch) locator(tids []int) (func(int) (Name, error), error) {
 	if !w.byGroups || len(tids) == 0 {
 		return w.tree.Locate, nil
 	}
-	groups, err := w.tree.Groups(nil)
-	if err != nil {
+	p := &w.tree.places
+	if err := p.update(w.tree, tids); err != nil {
 		return nil, err
 	}
-	at := map[int]Name{}
+	return func(tid int) (Name, error) { return p.at[tid], nil }, nil
+}
+
+// threadPlaces is where threads are, as the tasks files say. A thread in none of them
+// has ended, or is in the default group, whose file is empty where nothing can be
+// allocated.
+type threadPlaces struct {
+	at   map[int]Name // nil after groups changed
+	read time.Time
+}
+
+// update reads all groups, unless what is known of these threads is new enough.
+func (p *threadPlaces) update(t *Tree, tids []int) error {
+	unknown := func(tid int) bool { _, ok := p.at[tid]; return !ok }
+	if time.Since(p.read) < placesAge && !slices.ContainsFunc(tids, unknown) {
+		return nil
+	}
+	groups, err := t.Groups(nil)
+	if err != nil {
+		return err
+	}
+	p.at, p.read = make(map[int]Name), time.Now()
 	var in []int
+	// The default group and each control group have the threads of their monitoring
+	// groups, too, which come after them.
 	for _, g := range groups {
-		in, err = w.tree.Threads(g, in[:0])
+		in, err = t.Threads(g, in[:0])
 		if err != nil && !errors.Is(err, ErrGone) {
-			return nil, err
+			p.at = nil
+			return err
 		}
 		for _, tid := range in {
-			at[tid] = g
+			p.at[tid] = g
 		}
 	}
-	return func(tid int) (Name, error) { return at[tid], nil }, nil
+	for _, tid := range tids {
+		if unknown(tid) {
+			p.at[tid] = Name{}
+		}
+	}
+	return nil
+}
+
+// moved is for threads that were moved to n.
+func (p *threadPlaces) moved(n Name, tids []int) {
+	if p.at == nil {
+		return
+	}
+	for _, tid := range tids {
+		p.at[tid] = n
+	}
 }
 
 // controlVotes counts threads by control group.

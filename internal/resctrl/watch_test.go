@@ -573,7 +573,7 @@ func TestWatchMove(t *testing.T) {
 			for _, to := range []string{"owca-gold", "silver", ""} {
 				before = bytes()
 				epoch := w.Epoch()
-				if err := w.Move(to); err != nil {
+				if err := w.Move(to, list); err != nil {
 					t.Fatal(err)
 				}
 				want := Name{Control: to}
@@ -608,7 +608,7 @@ func TestWatchMove(t *testing.T) {
 				second.Kill()
 			}
 			name := w.Name()
-			if err := w.Move("nowhere"); !errors.Is(err, ErrGone) {
+			if err := w.Move("nowhere", list); !errors.Is(err, ErrGone) {
 				t.Errorf("%v", err)
 			}
 			if w.Name() != name {
@@ -618,6 +618,225 @@ func TestWatchMove(t *testing.T) {
 				t.Errorf("%+v", f)
 			}
 		})
+	}
+}
+
+// Threads in the group that are not the task's.
+func TestWatchStrangers(t *testing.T) {
+	for _, n := range []int{locateFew / 4, locateFew + 1} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			h := newWatchHost(t, "/L3_MON", "/MB")
+			h.mkdir("owca-gold")
+			h.mkdir("burstable")
+			c, elsewhere := hosttest.NewCgroup(t, nil, "mine"), hosttest.NewCgroup(t, nil, "left")
+			watchStop(t, c.Start(fmt.Sprint("threads ", n)))
+			w, list := h.watch(c)
+			h.follow(w, list, true)
+			mine := watchTids(t, watchThreads(t, c))
+
+			// A process that left the task's cgroups.
+			leave := func() []int {
+				p := c.Start("sleep")
+				watchStop(t, p)
+				h.follow(w, list, false)
+				elsewhere.Add(p.Pid)
+				t.Cleanup(p.Kill)
+				return threadsOf(t, p.Pid)
+			}
+			at := func(want Name, tids []int) {
+				t.Helper()
+				for _, tid := range tids {
+					if at, err := h.tree.Locate(tid); err != nil || at != want {
+						t.Errorf("%d is in %s (%v), want %s", tid, at, err, want)
+					}
+				}
+			}
+			strangers := func(want int) {
+				t.Helper()
+				var sum int
+				for range lookEvery {
+					f := h.follow(w, list, true)
+					if sum += f.Strangers; f.Moved != 0 || !f.Stable {
+						t.Errorf("%+v", f)
+					}
+				}
+				if sum != want {
+					t.Errorf("%d strangers, want %d", sum, want)
+				}
+				h.in(w.Name(), mine)
+			}
+			left := leave()
+			strangers(len(left))
+			at(Name{}, left)
+
+			// One that is started between two lists is none.
+			late := mine[len(mine)-1]
+			calls := 0
+			f := h.follow(w, func(buf []int) ([]int, error) {
+				buf, err := list(buf)
+				if calls++; calls == 1 {
+					buf = slices.DeleteFunc(buf, func(tid int) bool { return tid == late })
+				}
+				return buf, err
+			}, true)
+			if f.Strangers != 0 {
+				t.Errorf("%+v", f)
+			}
+			strangers(0)
+
+			// A move takes none along, and does not leave them what the task may use.
+			left = leave()
+			if err := w.Move("owca-gold", list); err != nil {
+				t.Fatal(err)
+			}
+			at(Name{}, left)
+			h.in(w.Name(), mine)
+			left = leave()
+			strangers(len(left))
+			at(Name{}, left)
+
+			// Without a monitoring group those are known that were followed.
+			if err := w.Unmonitor(); err != nil {
+				t.Fatal(err)
+			}
+			h.follow(w, list, true)
+			other := hosttest.NewCgroup(t, nil, "other").Start("sleep")
+			other.Done()
+			h.put("owca-gold", other.Pid)
+			left = leave()
+			wantFollowed(t, h.follow(w, list, false), Followed{Threads: len(mine), Strangers: len(left), Stable: true})
+			at(Name{}, left)
+			at(w.Name(), mine)
+			at(w.Name(), []int{other.Pid})
+
+			// The control group of another program is where they belong.
+			h.monitor(w)
+			h.put("burstable", mine...)
+			w.placed = false // as if it had always been there
+			h.follow(w, list, true)
+			if w.Name().Control != "burstable" {
+				t.Fatal(w.Name())
+			}
+			left = leave()
+			strangers(len(left))
+			at(Name{Control: "burstable"}, left)
+		})
+	}
+}
+
+// A move before anything was followed, and after threads left and came.
+func TestWatchMoveFollows(t *testing.T) {
+	h := newWatchHost(t, "/MB")
+	h.mkdir("owca-gold")
+	c, elsewhere := hosttest.NewCgroup(t, nil, "unfollowed"), hosttest.NewCgroup(t, nil, "left")
+	p := c.Start("threads 3")
+	watchStop(t, p)
+	w, list := h.watchOnly(h.tree, c)
+	gold := Name{Control: "owca-gold"}
+	if err := w.Move("owca-gold", list); err != nil || w.Name() != gold {
+		t.Fatalf("%s, %v", w.Name(), err)
+	}
+	h.in(gold, watchTids(t, watchThreads(t, c)))
+	if err := w.Move("", list); err != nil {
+		t.Fatal(err)
+	}
+	h.in(gold, nil)
+	second := c.Start("threads 3")
+	watchStop(t, second)
+	elsewhere.Add(p.Pid)
+	if err := w.Move("owca-gold", list); err != nil {
+		t.Fatal(err)
+	}
+	h.in(gold, threadsOf(t, second.Pid))
+
+	broken := errors.New("broken")
+	if err := w.Move("", func(buf []int) ([]int, error) { return buf, broken }); !errors.Is(err, broken) || w.Name() != gold {
+		t.Errorf("%s, %v", w.Name(), err)
+	}
+}
+
+// What Move chose is kept after a restart, though another program undoes it.
+func TestWatchRestartPlaced(t *testing.T) {
+	for _, monitored := range []bool{true, false} {
+		t.Run(fmt.Sprintf("monitored=%t", monitored), func(t *testing.T) {
+			h := newWatchHost(t, "/MB")
+			if monitored {
+				hosttest.Need(t, "resctrl/L3_MON")
+			}
+			h.mkdir("owca-gold")
+			c := hosttest.NewCgroup(t, nil, "placed")
+			watchStop(t, c.Start("threads 3"))
+			w, list := h.watchOnly(h.tree, c)
+			if monitored {
+				h.monitor(w)
+			}
+			if err := w.Move("owca-gold", list); err != nil {
+				t.Fatal(err)
+			}
+			name, threads := w.Name(), watchTids(t, watchThreads(t, c))
+			for range 2 {
+				h.put("", threads...)
+				wantFollowed(t, h.follow(w, list, true), Followed{Threads: len(threads), Moved: len(threads), Stable: true})
+				if w.Name() != name {
+					t.Fatalf("%s, want %s", w.Name(), name)
+				}
+				h.in(name, threads)
+				w, list = h.watchOnly(openHost(t), c)
+			}
+		})
+	}
+}
+
+// A single group of the task's name is adopted without a look at it.
+func TestWatchAdoptsGone(t *testing.T) {
+	h := newWatchHost(t, "/L3_MON")
+	c := hosttest.NewCgroup(t, nil, "gone")
+	watchStop(t, c.Start("threads 3"))
+	list := watchLister(t, c)
+	name := Name{Monitor: MonitorName(c.Path)}
+	w, err := h.tree.Watch([]string{c.Path}, []Name{{}, name}, list)
+	if err != nil || w.Name() != name {
+		t.Fatalf("%v, %v", w, err)
+	}
+	threads := watchTids(t, watchThreads(t, c))
+	// It was removed since groups was read.
+	wantFollowed(t, h.follow(w, list, true), Followed{Threads: len(threads), Moved: len(threads), Stable: true})
+	if h.in(name, threads); w.Epoch() == 0 {
+		t.Error("the counts did not begin anew")
+	}
+}
+
+// An agent in a pid namespace sees 0 for the threads outside.
+func TestWatchOtherPIDNamespace(t *testing.T) {
+	h := newWatchHost(t, "/L3_MON")
+	c := hosttest.NewCgroup(t, nil, "pidns")
+	watchStop(t, c.Start("sleep"))
+	outside := func(buf []int) ([]int, error) { return append(buf, 0, 0), nil }
+	_, err := h.tree.Watch([]string{c.Path}, nil, outside)
+	wantError(t, err, fs.ErrInvalid, "pid namespace")
+	w, list := h.watch(c)
+	h.follow(w, list, true)
+	_, err = w.Follow(outside, false)
+	wantError(t, err, fs.ErrInvalid, "pid namespace")
+	wantError(t, w.Move("", outside), fs.ErrInvalid, "pid namespace")
+}
+
+// Most of many threads are where most of some of them are.
+func TestWatchMajority(t *testing.T) {
+	w := &Watch{tree: &Tree{}, byGroups: true}
+	w.tree.places = threadPlaces{at: map[int]Name{}, read: time.Now().Add(time.Hour)}
+	var tids []int
+	for tid := 1; tid <= 1000; tid++ {
+		tids = append(tids, tid)
+		w.tree.places.at[tid] = Name{Control: "few"}
+		if tid > 400 {
+			w.tree.places.at[tid] = Name{Control: "many", Monitor: fmt.Sprint(tid)}
+		}
+	}
+	for n, want := range map[int]string{0: "", 1: "few", majoritySample: "few", 700: "few", 900: "many", 1000: "many"} {
+		if got, err := w.majority(tids[:n]); err != nil || got != want {
+			t.Errorf("of %d: %q, %v, want %q", n, got, err, want)
+		}
 	}
 }
 
@@ -633,6 +852,9 @@ func TestWatchMoveWithoutRename(t *testing.T) {
 	h.bytes(w)
 	epoch, threads := w.Epoch(), watchTids(t, watchThreads(t, c))
 	to := Name{Control: "owca-gold", Monitor: MonitorName(c.Path)}
+	if h.tree.Info().RMIDs() < 16 { // those of the tests before may be in limbo
+		waitForRMID(t, func() error { return h.tree.Create(to) })
+	}
 	if err := w.replaceMonitor(to); err != nil {
 		t.Fatal(err)
 	}
@@ -654,7 +876,7 @@ func TestWatchMoveWithoutRename(t *testing.T) {
 
 	// A move that was interrupted left the group where this one goes to.
 	h.mkdir("mon_groups/" + to.Monitor)
-	if err := w.Move(""); err != nil {
+	if err := w.Move("", list); err != nil {
 		t.Error(err)
 	}
 	h.in(Name{Monitor: to.Monitor}, threads)
@@ -676,6 +898,21 @@ func TestWatchWithoutLocate(t *testing.T) {
 	h.in(w.Name(), threads[1:])
 	want.Moved = 0
 	wantFollowed(t, h.follow(w, list, true), want)
+
+	// The groups are read once for a round, and again after what changes them.
+	h.tree.places.read = time.Now().Add(time.Hour)
+	places := h.tree.places.read
+	wantFollowed(t, h.follow(w, list, true), want)
+	if h.tree.places.read != places {
+		t.Error("all groups were read again")
+	}
+	h.rmdir("mon_groups/perf-tool")
+	h.tree.places.read = time.Time{}
+	want.Foreign, want.Moved = 0, 1
+	wantFollowed(t, h.follow(w, list, true), want)
+	want.Moved = 0
+	wantFollowed(t, h.follow(w, list, true), want)
+	h.in(w.Name(), threads)
 }
 
 func TestWatchNoRMID(t *testing.T) {
@@ -705,7 +942,7 @@ func TestWatchNoRMID(t *testing.T) {
 
 	// A rename needs none.
 	epoch := w.Epoch()
-	if err := w.Move("owca-gold"); err != nil || w.Epoch() != epoch {
+	if err := w.Move("owca-gold", list); err != nil || w.Epoch() != epoch {
 		t.Errorf("%v, epoch %d", err, w.Epoch())
 	}
 	// Without rename, the task moves and is not counted until one is free.
@@ -778,7 +1015,7 @@ func TestWatchRefused(t *testing.T) {
 			t.Fatal(e)
 		}
 	}
-	h.tree.euid0Err = errors.New("not allowed in this test")
+	h.tree.euid0Err = errNoEUID0
 	become(1000)
 	f, err := w.Follow(list, false)
 	again, againErr := w.Follow(list, false)
@@ -807,7 +1044,7 @@ func TestWatchRefused(t *testing.T) {
 	}
 	h.follow(w, list, true)
 	become(1000)
-	err = w.Move("gold")
+	err = w.Move("gold", list)
 	become(0)
 	runtime.UnlockOSThread()
 	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), fmt.Sprintf("of %d threads %d moved from / to gold, and %[2]d back", len(threads), len(own))) {
@@ -897,4 +1134,44 @@ func BenchmarkWatchFollow(b *testing.B) {
 			b.ReportMetric(float64(following.Nanoseconds())/float64(b.N), "ns/follow")
 		})
 	}
+}
+
+// BenchmarkWatchFollowFew is a full pass over a task of few threads on a host of many;
+// x-tasks is how many times as long as reading the group's tasks file it takes, but
+// for the listing.
+func BenchmarkWatchFollowFew(b *testing.B) {
+	tree := openHost(b, "/L3_MON")
+	hosttest.NewCgroup(b, nil, "crowd").Start("threads 3000").Done()
+	c := hosttest.NewCgroup(b, nil, "few")
+	c.Start("threads 8").Done()
+	list := watchLister(b, c)
+	w, err := tree.Watch([]string{c.Path}, nil, list)
+	if err != nil {
+		b.Fatal(err)
+	}
+	waitForRMID(b, w.Monitor)
+	if _, err := w.Follow(list, true); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	var threads []int
+	var reading, listing, following time.Duration
+	for b.Loop() {
+		t0 := time.Now()
+		if threads, err = tree.Threads(w.Name(), threads[:0]); err != nil {
+			b.Fatal(err)
+		}
+		t1 := time.Now()
+		if threads, err = list(threads[:0]); err != nil {
+			b.Fatal(err)
+		}
+		t2 := time.Now()
+		if f, err := w.Follow(list, true); err != nil || !f.Stable {
+			b.Fatal(f, err)
+		}
+		reading, listing, following = reading+t1.Sub(t0), listing+t2.Sub(t1), following+time.Since(t2)
+	}
+	b.ReportMetric(float64(following-listing)/float64(reading), "x-tasks")
+	b.ReportMetric(float64(len(threads)), "threads")
+	b.ReportMetric(float64(following.Nanoseconds())/float64(b.N), "ns/follow")
 }

@@ -17,6 +17,19 @@ euids=$(cat /proc/$agent/task/*/status | awk '$1 == "Uid:" { print $2, $3 }' | s
 [ "$(echo "$euids" | awk '$3 != 1000 && $3 != 0 || $2 != 1000' | wc -l)" = 0 ] || fail "threads of others: $euids"
 spin gold
 eventually holds "$(group gold)" gold || fail "a new process of gold is not in its group"
+# Who may do nothing can look, and does not remove what the agent has.
+for command in 'resctrl --interval 200ms' 'check'; do
+	# shellcheck disable=SC2086 # words
+	/tmp/as 1000 '' $owca $command >shown 2>shown.err || fail "owca $command: $(cat shown.err)"
+	[ ! -s shown.err ] || fail "owca $command: $(cat shown.err)"
+	cat shown
+	case $command in
+	resctrl*) grep -q 'owca-gold.* /gold [1-9]' shown || fail "does not show gold" ;;
+	check) grep -q 'making groups *not supported' shown || fail "does not say that it may not make groups" ;;
+	esac
+done
+! $owca resctrl clean >shown 2>&1 || fail "removed groups of the agent"
+grep -q "in use by process $agent " shown || fail "does not say who has it: $(cat shown)"
 stop
 none_ours || fail "groups are left: $(ours)"
 no_errors
@@ -29,7 +42,15 @@ eventually above 0 owca_task_cpu_usage_seconds_total 'task_id="/gold"' || fail "
 stop
 none_ours || fail "groups are left: $(ours)"
 
-# Without any, too.
+# Without any it does not start where monitoring is required, and says why; otherwise
+# it measures the rest.
+rm agent.err
+start /tmp/as 1000 ''
+status=0
+wait "$agent" || status=$?
+[ $status = 1 ] || fail "rdt_enabled: true without rights ends with $status"
+grep -q 'cannot be written to.*CAP_DAC_OVERRIDE' agent.err || fail "does not ask for CAP_DAC_OVERRIDE"
+configure
 rm agent.err
 start /tmp/as 1000 ''
 eventually grep -q CAP_DAC_OVERRIDE agent.err || fail "does not ask for CAP_DAC_OVERRIDE"
