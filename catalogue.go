@@ -725,7 +725,7 @@ var (
 	}
 	AgentResctrlRefused = &Desc{
 		Name: "owca_resctrl_rmids_refused_total", Kind: Counter,
-		Help:   "Times that no monitoring id was free for another task, or still in use by the cache lines of a removed group.",
+		Help:   "Times that no monitoring id was free for another task: all were in use, by groups or by the cache lines of removed ones, or were left for control groups.",
 		Source: "mkdir(2): ENOSPC, EBUSY",
 	}
 	AgentResctrlMoved = &Desc{

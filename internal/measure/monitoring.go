@@ -47,6 +47,7 @@ type resctrlFS interface {
 type resctrlTree interface {
 	Info() *resctrl.Info
 	Claim() error
+	Unknown() error
 	limitFiles(int)
 	Alive() error
 	Groups([]resctrl.Name) ([]resctrl.Name, error)
@@ -439,6 +440,9 @@ func (t *Tasks) monitor(now, listed time.Time) error {
 	}
 	for _, k := range t.order {
 		t.readUsage(k)
+	}
+	if err := c.tree.Unknown(); err != nil {
+		slog.Warn("a reading of resctrl is none that this version knows, and absent", "component", "measure", "error", err)
 	}
 	if c.listed {
 		t.overlaps()

@@ -75,6 +75,7 @@ func (f *fakeResctrl) Mount(o resctrl.MountOptions) (resctrl.Mount, error) {
 }
 
 func (f *fakeResctrl) Claim() error     { return f.inUse }
+func (*fakeResctrl) Unknown() error     { return nil }
 func (f *fakeResctrl) limitFiles(n int) { f.files = n }
 
 func (f *fakeResctrl) Unmount(resctrl.Mount) error {
