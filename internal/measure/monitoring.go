@@ -177,7 +177,7 @@ var stateNames = [numStates]string{"monitored", "waiting", "foreign", "overlap",
 // second has room for time.Second/fullEach of them.
 const (
 	fullPace = 10 * time.Second
-	fullEach = 60 * time.Millisecond
+	fullEach = 25 * time.Millisecond
 )
 
 // followTime bounds the time in a tick to make groups and to move threads. The tasks
