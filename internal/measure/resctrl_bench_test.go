@@ -2,6 +2,7 @@ package measure
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -27,6 +28,12 @@ func BenchmarkResctrlTick(b *testing.B) {
 		b.Fatal(err)
 	}
 	parent := hosttest.NewCgroup(b, nil, "bench")
+	if dir := parent.Dir("unified"); dir != "" {
+		// As systemd and kubelets do: the number of threads tells whether to look for new ones.
+		if err := os.WriteFile(dir+"/cgroup.subtree_control", []byte("+pids"), 0); err != nil {
+			b.Fatal(err)
+		}
+	}
 	var list []owca.Task
 	for i := range tasks {
 		c := hosttest.NewCgroup(b, parent, fmt.Sprint("n", i))
