@@ -759,24 +759,6 @@ func (w *watching) failed(c *monitoring, k *taskState, tick uint64, err error) {
 	c.fail(k, err)
 }
 
-// appendThreads appends the threads of a task to buf.
-func (t *Tasks) appendThreads(buf []int, k *taskState) ([]int, error) {
-	for _, m := range k.members {
-		if !m.ok {
-			continue
-		}
-		var err error
-		if t.ofMember, err = m.group.ThreadsBelow(t.ofMember); err != nil {
-			if errors.Is(err, cgroup.ErrGone) {
-				continue
-			}
-			return buf, err
-		}
-		buf = append(buf, t.ofMember...)
-	}
-	return buf, nil
-}
-
 // Why a task is to be followed; what comes first is done first.
 const (
 	urgencyNew     = iota // nothing of it is counted until then

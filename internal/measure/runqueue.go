@@ -48,9 +48,8 @@ func (t *Tasks) sameThreads(k *taskState) bool {
 	return true
 }
 
-// listThreads makes t.threads the threads of the task.
-func (t *Tasks) listThreads(k *taskState) error {
-	t.threads = t.threads[:0]
+// appendThreads appends the threads of a task to buf.
+func (t *Tasks) appendThreads(buf []int, k *taskState) ([]int, error) {
 	for _, m := range k.members {
 		if !m.ok {
 			continue
@@ -60,18 +59,19 @@ func (t *Tasks) listThreads(k *taskState) error {
 			if errors.Is(err, cgroup.ErrGone) {
 				continue
 			}
-			return err
+			return buf, err
 		}
-		t.threads = append(t.threads, t.ofMember...)
+		buf = append(buf, t.ofMember...)
 	}
-	return nil
+	return buf, nil
 }
 
 func (t *Tasks) readRunQueue(k *taskState) error {
 	q := &k.runQueue
 	same := t.sameThreads(k)
 	if !same {
-		if err := t.listThreads(k); err != nil {
+		var err error
+		if t.threads, err = t.appendThreads(t.threads[:0], k); err != nil {
 			*q = runQueue{}
 			return err
 		}
@@ -99,7 +99,7 @@ func (t *Tasks) readRunQueue(k *taskState) error {
 	err := t.addWaits(k, firstPass)
 	if errors.Is(err, proc.ErrGone) && same {
 		// To read a thread twice adds what it waited in between.
-		if err = t.listThreads(k); err == nil {
+		if t.threads, err = t.appendThreads(t.threads[:0], k); err == nil {
 			err = t.addWaits(k, firstPass)
 		}
 	}
