@@ -27,7 +27,7 @@ to start adopts those that it can use and removes the others, so that this is on
 
 A group's threads go to the default group, those of a monitoring group to its control group; their caches and
 bandwidth are then limited as that group's. While an agent is running nothing is removed: it would make its groups
-anew. One that is started meanwhile waits.`
+anew. One that is started meanwhile waits, or with rdt_enabled: true does not start.`
 }
 
 func (c *resctrlCleanCommand) Run(io stdio) error { return c.clean(io, os.Stdin, isTerminal(os.Stdin)) }

@@ -67,7 +67,7 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 	// Before the start, which may mount resctrl.
 	ctx, stopped := context.WithCancelCause(ctx)
 	defer stopped(nil)
-	reload := a.obey(ctx, stopped)
+	reload := a.obey(ctx, stopped, c.Once)
 	runner, err := a.start(ctx)
 	if err == nil {
 		defer a.close()
@@ -131,11 +131,11 @@ To run as root all the same, say --root (-0)`
 var errInterrupted = errors.New("interrupted")
 
 // obey ends the agent on SIGINT and SIGTERM, a second one at once. SIGHUP comes out of
-// the result; without a configuration to reload it means that the terminal has gone.
-func (a *agent) obey(ctx context.Context, stop context.CancelCauseFunc) (reload chan os.Signal) {
+// the result; without a configuration to reload, and in one tick, it means that the terminal has gone.
+func (a *agent) obey(ctx context.Context, stop context.CancelCauseFunc, once bool) (reload chan os.Signal) {
 	end, hup := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
-	if a.path == "" {
+	if a.path == "" || once {
 		signal.Notify(end, syscall.SIGHUP)
 	} else {
 		signal.Notify(hup, syscall.SIGHUP)

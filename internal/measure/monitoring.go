@@ -253,6 +253,7 @@ type watching struct {
 	pids     uint64 // of the task when it was last followed
 	havePids bool
 	full     time.Time // when the next full pass is due; zero = at once
+	empty    int       // full passes on end that found none of the threads it has
 
 	claim claim
 }
@@ -832,8 +833,11 @@ func (t *Tasks) follow(k *taskState, now time.Time, full bool) {
 	if err != nil {
 		switch {
 		case errors.Is(err, resctrl.ErrNoRMID):
-			// Of a group to be made anew.
+			// Of a group to be made anew: it waits for that as the others do.
 			w.again, w.followed = false, false
+			if err := w.watch.Unmonitor(); err != nil {
+				w.failed(c, k, t.tick, err)
+			}
 			c.refuse(t.tick, err)
 		case errors.Is(err, resctrl.ErrGone):
 			w.again = true // what is left is seen in the next tick
@@ -848,6 +852,13 @@ func (t *Tasks) follow(k *taskState, now time.Time, full bool) {
 	}
 	w.retry.reset()
 	if full {
+		if w.empty++; f.Threads > 0 || !have || pids == 0 {
+			w.empty = 0
+		}
+		if w.empty > 1 { // once, it may just be ending
+			w.failed(c, k, t.tick, fmt.Errorf("%w: it has %d threads, but none with an id here: they are zombies, or the agent must be in the host's pid namespace (hostPID: true, --pid=host)", fs.ErrInvalid, pids))
+			return
+		}
 		pace := max(fullPace, time.Duration(len(t.order))*fullEach)
 		if w.full.IsZero() {
 			w.full = now.Add(pace - k.phase()%pace)
@@ -963,7 +974,7 @@ func (t *Tasks) tidy() {
 			used = append(used, n.Control)
 		}
 	}
-	c.budget.counted = 0
+	c.budget.counted, c.fresh = 0, false
 	switch {
 	case removed == 0:
 	case c.looked:

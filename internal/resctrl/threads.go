@@ -166,11 +166,16 @@ type mover struct {
 // because another program's command cleared what the kernel said.
 const enoughDoubts = 2
 
+// maxDetours is how often one Add moves threads to the control group first: once for
+// all of them, and again for what somebody moves away meanwhile.
+const maxDetours = 2
+
 func (m *mover) move(tids []int) (moved int, err error) {
 	t := m.tree
 	var problems problemList
 	alone := 0       // ids before it are written one by one
 	viaControl := -1 // the last that was moved to the control group, with all behind it
+	detours := 0
 	for i := 0; i < len(tids); {
 		if tids[i] <= 0 { // 0 would be the writer itself
 			problems.add(fmt.Errorf("resctrl: %w: thread id %d", fs.ErrInvalid, tids[i]))
@@ -215,10 +220,11 @@ func (m *mover) move(tids []int) (moved int, err error) {
 			continue
 		case err == unix.EPERM && m.become():
 			continue
-		case err == unix.EINVAL && m.control != nil && viaControl < i:
+		case err == unix.EINVAL && m.control != nil && viaControl < i && detours < maxDetours:
 			// In another control group, and so may those behind it be. Why one of them
 			// cannot be moved is told when it is refused here again.
 			viaControl = i
+			detours++
 			if err := m.control(tids[i:]); errors.Is(err, ErrGone) {
 				return moved, err
 			}

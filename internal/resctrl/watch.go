@@ -408,7 +408,9 @@ type Followed struct {
 	// full tries again.
 	Refused int
 	// Strangers is how many threads were moved out of the group that are the task's
-	// no more, or never were.
+	// no more, or never were. Where tasks share a control group without monitoring, one
+	// of them may have gone to another task of it: follow those fully then, lest it run
+	// without their limits until their turn.
 	Strangers int
 	// Stable: a pass found nothing more to move.
 	Stable bool
