@@ -50,6 +50,7 @@ type fakeGroup struct {
 	foreign int
 	unsure  int // passes that find more
 	refused int
+	empty   bool // of threads with an id here
 }
 
 func newFakeResctrl(rmids int) *fakeResctrl {
@@ -188,6 +189,10 @@ func (w *fakeWatch) Monitor() error {
 }
 
 func (w *fakeWatch) Unmonitor() error {
+	w.again = false
+	if w.name.Monitor == "" {
+		return nil
+	}
 	if err := w.of.Remove(w.name); err != nil {
 		return err
 	}
@@ -202,12 +207,15 @@ func (w *fakeWatch) Follow(_ resctrl.Lister, full bool) (resctrl.Followed, error
 	}
 	time.Sleep(w.of.slow)
 	if w.again {
-		w.again = false
 		if err := w.Monitor(); err != nil {
 			return resctrl.Followed{}, err
 		}
+		w.again = false
 	}
 	g := w.of.groups[w.name]
+	if g.empty {
+		return resctrl.Followed{Stable: true}, nil
+	}
 	if g.unsure > 0 {
 		g.unsure--
 		return resctrl.Followed{Threads: 1, Moved: 1}, nil
@@ -535,6 +543,42 @@ func TestMonitoringRefused(t *testing.T) {
 	inStates(t, m, "monitored 1")
 }
 
+// TestMonitoringNoThreads: a task that has threads, none of which has an id here, as in
+// another pid namespace, uses something; what its group tells is not that.
+func TestMonitoringNoThreads(t *testing.T) {
+	c := hosttest.NewCgroup(t, nil, "elsewhere")
+	c.Start("sleep")
+	m := newTasks(t, everything)
+	f := newFakeResctrl(8)
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	now := time.Now()
+	read := func() (owca.TaskData, error) {
+		d, err := m.Read(now, now, []owca.Task{task(c)})
+		now = now.Add(2 * fullPace)
+		return d[0], err
+	}
+	if _, err := read(); err != nil {
+		t.Fatal(err)
+	}
+	g := f.of(c.Path)
+	g.usage, g.empty = []resctrl.Usage{l3(0, -1, 0, 0, 0)}, true
+	if _, err := read(); err != nil {
+		t.Error("it may just be ending: ", err)
+	}
+	if _, err := read(); err == nil || !strings.Contains(err.Error(), "none with an id here") {
+		t.Error(err)
+	}
+	d, _ := read()
+	hasResctrl(t, d, false)
+	inStates(t, m, "error 1")
+	g.empty = false
+	for range 4 {
+		d, _ = read()
+	}
+	hasResctrl(t, d, true)
+	inStates(t, m, "monitored 1")
+}
+
 // TestMonitoringOverlap: of nested tasks the inner one is monitored, of the same
 // cgroup the first.
 func TestMonitoringOverlap(t *testing.T) {
@@ -841,6 +885,38 @@ func TestBudgetTaken(t *testing.T) {
 	if len(had) != len(list) {
 		t.Errorf("after it was taken %d of %d tasks had a turn", len(had), len(list))
 	}
+}
+
+// TestBudgetRemoved: a task whose group was removed while there are no RMIDs waits for
+// one as the others do, and the kernel is not asked for it in every tick.
+func TestBudgetRemoved(t *testing.T) {
+	list := manyTasks(t, "removed", 6)
+	m := newTasks(t, everything)
+	f := newFakeResctrl(20)
+	f.control = map[string]int{}
+	m.SetResctrl(fakePlan(t, f, ResctrlOptions{}))
+	read(t, m, list...)
+	read(t, m, list...)
+	inStates(t, m, "monitored 6")
+	delete(f.groups, resctrl.Name{Monitor: resctrl.MonitorName(list[0].Cgroups[0])})
+	for i := range 14 {
+		f.control[strconv.Itoa(i)] = 1
+	}
+	before := m.monitoring.refused
+	for range 40 {
+		read(t, m, list...)
+	}
+	if got := states(m); !strings.Contains(got, "waiting") || strings.Contains(got, "error") {
+		t.Errorf("tasks are %q", got)
+	}
+	if asked := m.monitoring.refused - before; asked == 0 || asked > 12 {
+		t.Errorf("asked for an RMID %d times in 40 ticks", asked)
+	}
+	clear(f.control)
+	for range 40 {
+		read(t, m, list...)
+	}
+	inStates(t, m, "monitored 6")
 }
 
 // TestBudgetControlGroups: as many RMIDs are left as control groups can be made, but an
