@@ -48,7 +48,24 @@ func newControlHost(t *testing.T, features ...string) *controlHost {
 func (h *controlHost) start(ids ...string) {
 	h.Helper()
 	for _, id := range ids {
-		h.tasks[id] = hosttest.NewCgroup(h, nil, "control-"+id).Start("threads 3").Pid
+		p := hosttest.NewCgroup(h, nil, "control-"+id).Start("threads 3")
+		p.Done()
+		h.tasks[id] = p.Pid
+	}
+}
+
+// move moves a task, with the threads that the Go runtime makes meanwhile.
+func (h *controlHost) move(id, group string) error {
+	h.Helper()
+	for before := []int(nil); ; {
+		list := h.threads(id)
+		if slices.Equal(list, before) {
+			return nil
+		}
+		if _, err := h.tree.Add(Name{Control: group}, list); err != nil {
+			return err
+		}
+		before = list
 	}
 }
 
@@ -120,7 +137,7 @@ func (h *controlHost) try(c Change) (effect Schemata, err error) {
 	h.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if c.Kind == MoveTask {
-			_, err = h.tree.Add(Name{Control: c.Group}, h.threads(c.Task))
+			err = h.move(c.Task, c.Group)
 		} else {
 			effect, err = h.tree.Do(c)
 		}
@@ -149,7 +166,7 @@ func (h *controlHost) undo(changes []Change) {
 	for _, c := range slices.Backward(changes) {
 		var err error
 		if c.Kind == MoveTask {
-			_, err = h.tree.Add(Name{Control: c.From}, h.threads(c.Task))
+			err = h.move(c.Task, c.From)
 		} else {
 			err = h.tree.Undo(c)
 		}
