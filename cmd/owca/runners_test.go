@@ -101,9 +101,9 @@ func TestTellPlan(t *testing.T) {
 	}
 }
 
-// TestRDTEnabledControlOnly: where nothing can be monitored a start that must fails, and
+// TestResctrlRequiredControlOnly: where nothing can be monitored a start that must fails, and
 // another one says so.
-func TestRDTEnabledControlOnly(t *testing.T) {
+func TestResctrlRequiredControlOnly(t *testing.T) {
 	hosttest.Resctrl(t, "/!L3_MON")
 	var log bytes.Buffer
 	old := slog.Default()
@@ -124,8 +124,8 @@ func TestRDTEnabledControlOnly(t *testing.T) {
 	}
 }
 
-// TestRDTEnabledInUse: of two agents the second one does not start if it must monitor.
-func TestRDTEnabledInUse(t *testing.T) {
+// TestResctrlRequiredInUse: of two agents the second one does not start if it must monitor.
+func TestResctrlRequiredInUse(t *testing.T) {
 	hosttest.Resctrl(t, "/L3_MON")
 	first := measure.Open("/")
 	plan, err := first.PlanResctrl(measure.ResctrlOptions{})
@@ -152,9 +152,9 @@ func TestRDTEnabledInUse(t *testing.T) {
 	}
 }
 
-// TestMountIsUndoneAtOnce: SIGTERM right after resctrl was mounted, while the agent is
+// TestResctrlMountUndoneAtOnce: SIGTERM right after resctrl was mounted, while the agent is
 // still starting, leaves no mount behind.
-func TestMountIsUndoneAtOnce(t *testing.T) {
+func TestResctrlMountUndoneAtOnce(t *testing.T) {
 	dir := hosttest.Resctrl(t, "/L3_MON")
 	if os.Getenv("OWCA_TEST_VM") == "" {
 		t.Skip("unmounts resctrl, which is for a machine of its own")
