@@ -867,7 +867,8 @@ func (t *Tasks) follow(k *taskState, now time.Time, full bool) {
 		}
 	}
 	w.pids, w.havePids = pids, have
-	w.again = !f.Stable
+	// Where a thread was moved one may have been in the middle of being forked by it.
+	w.again = !f.Stable || f.Moved > 0
 	w.foreign = f.Foreign > 0
 	if !w.followed && w.monitored() {
 		w.followed = true
