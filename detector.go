@@ -4,7 +4,8 @@ import "context"
 
 // A Detector looks at what a tick measured and names the anomalies in it.
 type Detector interface {
-	// Detect returns the anomalies of this tick and metrics of its own.
+	// Detect returns the anomalies of this tick and metrics of its own. What
+	// [Allocator] says of the Snapshot and of time holds here, too.
 	Detect(context.Context, *Snapshot) ([]Anomaly, []Metric, error)
 }
 

@@ -76,6 +76,10 @@ type TaskData struct {
 	// the common labels. The same pointer as long as none of them changes.
 	MetricLabels *Labels
 	Measurements Measurements
+	// Allocations are those in effect, as far as they are known: cpu_quota and
+	// cpu_shares of every task, and every kind that owca has changed. Nil where
+	// nothing is decided.
+	Allocations Allocations
 }
 
 // Snapshot is what one tick saw.

@@ -63,7 +63,7 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 
 	host := measure.Open(c.HostRoot)
 	a := &agent{host: host, path: c.Config, flags: c.Log, logs: logs}
-	a.loop = run.New(host, run.Build(buildInfo()), show.observe)
+	a.loop = run.New(host, nil, run.Build(buildInfo()), show.observe)
 	// Before the start, which may mount resctrl.
 	ctx, stopped := context.WithCancelCause(ctx)
 	defer stopped(nil)

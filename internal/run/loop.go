@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/act"
 	"github.com/owca-project/owca/internal/measure"
 )
 
@@ -32,6 +33,27 @@ type Runner struct {
 	Resctrl  *measure.Resctrl  // nil: neither caches nor memory bandwidth
 	// Derived: store what is computed from two samples, too.
 	Derived bool
+
+	// Detectors and Allocators are called one after the other. Their names are unique and
+	// stay those of the same component from one Runner to the next.
+	Detectors  []Detector
+	Allocators []Allocator
+	// Anomalies and Allocations are where those go; nil = to Storages.
+	Anomalies   []Storage
+	Allocations []Storage
+	Act         act.Options // without Allocators everything that was leased is given back
+}
+
+// Detector is a detector and the name that its errors and metrics go by.
+type Detector struct {
+	Name string
+	owca.Detector
+}
+
+// Allocator is an allocator and its name, which owns what it decides.
+type Allocator struct {
+	Name string
+	owca.Allocator
 }
 
 // Storage is a storage and the name that its errors and metrics go by, unique
@@ -47,6 +69,7 @@ var CommonLabels = []string{"sockets", "cores", "cpus", "host", "owca_version", 
 // Loop runs ticks. Run and Once are for one goroutine; Swap is for others.
 type Loop struct {
 	host    *measure.Host
+	actor   *act.Actor
 	build   Build
 	observe func(*owca.Snapshot)
 
@@ -69,11 +92,12 @@ type Loop struct {
 // Build says what binary this is.
 type Build struct{ Version, Revision, GoVersion string }
 
-// New returns a Loop over a host. observe, which may be nil, is called at the
+// New returns a Loop over a host. actor, which may be nil where no Runner has
+// Allocators, is the Loop's to close. observe, which may be nil, is called at the
 // end of every tick with what the tick saw.
-func New(host *measure.Host, build Build, observe func(*owca.Snapshot)) *Loop {
+func New(host *measure.Host, actor *act.Actor, build Build, observe func(*owca.Snapshot)) *Loop {
 	l := &Loop{
-		host: host, build: build, observe: observe,
+		host: host, actor: actor, build: build, observe: observe,
 		swaps: make(chan swap),
 		log:   slog.With("component", "run"),
 	}

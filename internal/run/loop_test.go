@@ -92,7 +92,7 @@ func start(t *testing.T, l *Loop, r Runner) (stop func()) {
 }
 
 func newLoop(observe func(*owca.Snapshot)) *Loop {
-	return New(measure.Open("/"), Build{Version: "v1.2.3", GoVersion: "go1"}, observe)
+	return New(measure.Open("/"), nil, Build{Version: "v1.2.3", GoVersion: "go1"}, observe)
 }
 
 func TestOnceStoresPlatformAndAgent(t *testing.T) {

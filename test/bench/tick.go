@@ -170,7 +170,7 @@ func (s *session) run(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() { // not on this goroutine's own thread, as the agent isn't
 		defer close(done)
-		run.New(measured, run.Build{Version: "bench"}, func(snapshot *owca.Snapshot) {
+		run.New(measured, nil, run.Build{Version: "bench"}, func(snapshot *owca.Snapshot) {
 			s.result.files = measured.Cgroups.Files()
 			s.after(snapshot)
 		}).Run(ctx, runner)
