@@ -656,6 +656,111 @@ var (
 	}
 )
 
+// Metrics of what detectors find and what is allocated to tasks. Those with a task have
+// the labels that docs/metrics.md names for them.
+var (
+	AnomalyContention = &Desc{
+		Name: "owca_anomaly", Original: "anomaly",
+		Help:   "Always 1; a task suffers contention on a resource. One for each suspect: labels contended_task_id, contending_task_id, contending_workload_instance, resource, uuid, type, and those of the task that suffers.",
+		Source: "detectors, allocators",
+	}
+	AnomaliesFound = &Desc{
+		Name: "owca_anomalies_total", Kind: Counter, Original: "anomaly_count",
+		Help:   "Anomalies found since the start.",
+		Source: "detectors, allocators",
+	}
+	AnomalyLastOccurrence = &Desc{
+		Name: "owca_anomaly_last_occurrence_timestamp_seconds", Unit: "seconds", Scale: Milli, Original: "anomaly_last_occurrence",
+		Help:   "When an anomaly was last found, Unix time. Absent before the first.",
+		Source: "detectors, allocators",
+	}
+	AllocationCPUQuota = &Desc{
+		Name: "owca_allocation_cpu_quota_ratio", Unit: "ratio", Original: "allocation_cpu_quota",
+		Help:   "CPU time that owca lets a cgroup use, as a part of the whole host; 1 = no limit. Labels of this and all others: allocation_type, container_name (the cgroup), task.",
+		Source: "leases",
+	}
+	AllocationCPUShares = &Desc{
+		Name: "owca_allocation_cpu_shares", Original: "allocation_cpu_shares",
+		Help:   "Weight for CPU that owca gave a cgroup, in units of cpu_shares_unit.",
+		Source: "leases",
+	}
+	AllocationCPUBurst = &Desc{
+		Name: "owca_allocation_cpu_burst_ratio", Unit: "ratio",
+		Help:   "CPU time beyond its quota that owca lets a cgroup save up, as a part of the whole host in one period.",
+		Source: "leases",
+	}
+	AllocationCPUIdle = &Desc{
+		Name:   "owca_allocation_cpu_idle",
+		Help:   "1 if owca made a cgroup run only when nothing else wants the CPU, 0 if it made that end.",
+		Source: "leases",
+	}
+	AllocationCPUSetCPUs = &Desc{
+		Name: "owca_allocation_cpuset_cpus", Label: "cpuset",
+		Help:   "Number of CPUs that owca lets a cgroup run on; the list is in the label.",
+		Source: "leases",
+	}
+	AllocationCPUSetMems = &Desc{
+		Name: "owca_allocation_cpuset_mems", Label: "cpuset",
+		Help:   "Number of NUMA nodes that owca lets a cgroup allocate memory on; the list is in the label.",
+		Source: "leases",
+	}
+	AllocationMemoryHigh = &Desc{
+		Name: "owca_allocation_memory_high_bytes", Unit: "bytes",
+		Help:   "Memory above which owca has a cgroup throttled; +Inf = no limit.",
+		Source: "leases",
+	}
+	AllocationMemoryLow = &Desc{
+		Name: "owca_allocation_memory_low_bytes", Unit: "bytes",
+		Help:   "Memory of a cgroup that owca protects from reclaim; +Inf = all of it.",
+		Source: "leases",
+	}
+	AllocationIOWeight = &Desc{
+		Name:   "owca_allocation_io_weight",
+		Help:   "Weight for I/O that owca gave a cgroup; 100 is the default of one.",
+		Source: "leases",
+	}
+	AllocationIOMaxBytes = &Desc{
+		Name: "owca_allocation_io_max_bytes_per_second", Unit: "bytes", Label: "direction",
+		Help:   "What owca lets a cgroup read from or write to a device; +Inf = no limit. The device is in the label device.",
+		Source: "leases",
+	}
+	AllocationIOMaxOperations = &Desc{
+		Name: "owca_allocation_io_max_operations_per_second", Label: "direction",
+		Help:   "How often owca lets a cgroup read from or write to a device; +Inf = no limit. The device is in the label device.",
+		Source: "leases",
+	}
+	AllocationL3Ways = &Desc{
+		Name: "owca_allocation_rdt_l3_cache_ways", Label: "domain_id", Original: "allocation_rdt_l3_cache_ways",
+		Help:   "Ways of each L3 cache that a task may fill by its resctrl group, which is in the label group_name. With code and data apart (CDP) each has its own, with the label resource.",
+		Source: "resctrl schemata",
+	}
+	AllocationL3Mask = &Desc{
+		Name: "owca_allocation_rdt_l3_mask", Label: "domain_id", Original: "allocation_rdt_l3_mask",
+		Help:   "The same as a mask of ways, which is a decimal number here.",
+		Source: "resctrl schemata",
+	}
+	AllocationMB = &Desc{
+		Name: "owca_allocation_rdt_memory_bandwidth", Label: "domain_id", Original: "allocation_rdt_mb",
+		Help:   "Memory bandwidth of each domain that a task may use by its resctrl group, in the unit of the schemata: percent, or MB/s with mba_MBps.",
+		Source: "resctrl schemata",
+	}
+	AllocationsDecided = &Desc{
+		Name: "owca_allocations_total", Kind: Counter, Original: "allocations_count",
+		Help:   "Allocations that allocators decided on and that were valid, of each kind for each task.",
+		Source: "allocators",
+	}
+	AllocationErrors = &Desc{
+		Name: "owca_allocation_errors_total", Kind: Counter, Original: "allocations_errors",
+		Help:   "Decisions that were dropped because an allocator failed, was late, or wanted something invalid.",
+		Source: "allocators",
+	}
+	AllocationDuration = &Desc{
+		Name: "owca_allocation_duration_seconds", Unit: "seconds", Scale: Nano, Original: "allocation_duration",
+		Help:   "Time that deciding took in the last tick.",
+		Source: "the agent",
+	}
+)
+
 // Metrics of the agent itself.
 var (
 	AgentUp = &Desc{
@@ -736,6 +841,66 @@ var (
 	AgentResctrlErrors = &Desc{
 		Name: "owca_resctrl_errors_total", Kind: Counter,
 		Help:   "Operations on resctrl that failed, without those that found no free monitoring id.",
+		Source: "the agent",
+	}
+	AgentComponentDuration = &Desc{
+		Name: "owca_component_duration_seconds", Unit: "seconds", Scale: Nano, Label: "component",
+		Help:   "Time the last call of each detector and allocator took that returned.",
+		Source: "the agent",
+	}
+	AgentComponentErrors = &Desc{
+		Name: "owca_component_errors_total", Kind: Counter, Label: "component",
+		Help:   "Ticks in which a detector or allocator failed, panicked, or returned something invalid.",
+		Source: "the agent",
+	}
+	AgentComponentOverruns = &Desc{
+		Name: "owca_component_overruns_total", Kind: Counter, Label: "component",
+		Help:   "Ticks that had no result of a detector or allocator because it ran past the end of its tick.",
+		Source: "the agent",
+	}
+	AgentComponentRejected = &Desc{
+		Name: "owca_component_rejected_total", Kind: Counter, Label: "component",
+		Help:   "Anomalies and metrics of a detector or allocator that were dropped: invalid, or too many.",
+		Source: "the agent",
+	}
+	AgentLeases = &Desc{
+		Name:   "owca_agent_leases",
+		Help:   "Changes of the host that owca made and will undo. Absent, like the following, without an allocator.",
+		Source: "the agent",
+	}
+	AgentLeaseEnds = &Desc{
+		Name: "owca_agent_lease_ends_total", Kind: Counter, Label: "how",
+		Help:   "Leases that ended, by how: released by the allocator; restored; foreign: somebody else changed the value, which stays; gone: the cgroup or group was removed.",
+		Source: "the agent",
+	}
+	AgentChanges = &Desc{
+		Name: "owca_agent_changes_total", Kind: Counter,
+		Help:   "Changes made to the host.",
+		Source: "the agent",
+	}
+	AgentChangesFailed = &Desc{
+		Name: "owca_agent_changes_failed_total", Kind: Counter,
+		Help:   "Changes that the kernel refused, each try.",
+		Source: "the agent",
+	}
+	AgentAllocationsRefused = &Desc{
+		Name: "owca_agent_allocations_refused_total", Kind: Counter,
+		Help:   "Allocations that cannot be made on this host, each try.",
+		Source: "the agent",
+	}
+	AgentJournalErrors = &Desc{
+		Name: "owca_agent_journal_errors_total", Kind: Counter,
+		Help:   "Times that the journal of leases could not be written. Nothing is changed then.",
+		Source: "the agent",
+	}
+	AgentGuardianUp = &Desc{
+		Name:   "owca_agent_guardian_up",
+		Help:   "1 if the guardian process runs, which restores when the agent is killed; 0 if there is none.",
+		Source: "the agent",
+	}
+	AgentPlannedChanges = &Desc{
+		Name:   "owca_agent_planned_changes",
+		Help:   "Changes that would have been made in the last tick. Only with dry_run.",
 		Source: "the agent",
 	}
 	AgentStorageDropped = &Desc{
@@ -909,6 +1074,26 @@ var catalogue = []*Desc{
 	PlatformCPUPressureSomeRatio,
 	PlatformMemoryPressureSomeRatio,
 	PlatformIOPressureSomeRatio,
+	AnomalyContention,
+	AnomaliesFound,
+	AnomalyLastOccurrence,
+	AllocationCPUQuota,
+	AllocationCPUShares,
+	AllocationCPUBurst,
+	AllocationCPUIdle,
+	AllocationCPUSetCPUs,
+	AllocationCPUSetMems,
+	AllocationMemoryHigh,
+	AllocationMemoryLow,
+	AllocationIOWeight,
+	AllocationIOMaxBytes,
+	AllocationIOMaxOperations,
+	AllocationL3Ways,
+	AllocationL3Mask,
+	AllocationMB,
+	AllocationsDecided,
+	AllocationErrors,
+	AllocationDuration,
 	AgentUp,
 	AgentInfo,
 	AgentTasks,
@@ -925,6 +1110,18 @@ var catalogue = []*Desc{
 	AgentResctrlRefused,
 	AgentResctrlMoved,
 	AgentResctrlErrors,
+	AgentComponentDuration,
+	AgentComponentErrors,
+	AgentComponentOverruns,
+	AgentComponentRejected,
+	AgentLeases,
+	AgentLeaseEnds,
+	AgentChanges,
+	AgentChangesFailed,
+	AgentAllocationsRefused,
+	AgentJournalErrors,
+	AgentGuardianUp,
+	AgentPlannedChanges,
 	AgentStorageDropped,
 	AgentStorageErrors,
 	AgentCPU,

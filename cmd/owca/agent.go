@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/act"
 	"github.com/owca-project/owca/internal/config"
 	"github.com/owca-project/owca/internal/measure"
 	"github.com/owca-project/owca/internal/run"
@@ -20,10 +21,12 @@ import (
 // configuration in force is made of.
 type agent struct {
 	host  *measure.Host
+	actor *act.Actor
 	path  string   // of the configuration, "" = automatic
 	flags []string // --log
 	logs  *logHandler
 	loop  *run.Loop
+	taken bool // the loop has run, and closed the actor
 
 	mu      sync.Mutex // one reload at a time
 	inForce *loaded
@@ -40,6 +43,9 @@ func (a *agent) start(ctx context.Context) (run.Runner, error) {
 	if err != nil {
 		return run.Runner{}, err
 	}
+	if r, ok := c.Runner.(*allocationRunner); ok {
+		r.initial = true
+	}
 	if err := startParts(ctx, c.parts); err != nil {
 		return run.Runner{}, fmt.Errorf("%s: %w", name, err)
 	}
@@ -53,28 +59,36 @@ type loaded struct {
 	configuration
 	data   []byte             // what it was decoded from
 	parts  []*config.Instance // every component, innermost first
+	names  map[any]string     // of the components
 	levels logLevels
 }
 
 // loop is what the configuration makes the loop do, with the storages that are
 // among its parts.
 func (c *loaded) loop() run.Runner {
-	r := c.Runner.loop(storageNames(c.parts))
-	r.Storages = slices.DeleteFunc(r.Storages, func(s run.Storage) bool {
+	r := c.Runner.loop(func(component any) string { return c.names[component] })
+	missing := func(s run.Storage) bool {
 		return !slices.ContainsFunc(c.parts, func(p *config.Instance) bool { return p.Value == any(s.Storage) })
-	})
+	}
+	r.Storages = slices.DeleteFunc(r.Storages, missing)
+	// What was a list stays one, though it be empty: nil stands for Storages.
+	r.Anomalies = slices.DeleteFunc(r.Anomalies, missing)
+	r.Allocations = slices.DeleteFunc(r.Allocations, missing)
 	return r
 }
 
 // decode makes the components of a configuration without starting them; those
 // that previous has, unchanged, are taken from there. host may be nil if
-// nothing will be started.
-func decode(data []byte, name string, host *measure.Host, previous []*config.Instance, warn func(config.Problem)) (*loaded, error) {
+// nothing will be started, actor if nothing will be changed.
+func decode(data []byte, name string, host *measure.Host, actor *act.Actor, previous *loaded, warn func(config.Problem)) (*loaded, error) {
 	c := loaded{data: data}
-	parts, err := config.NewRegistry(components(host)...).Decode(data, config.Options{
-		File: name, Previous: previous, Warn: warn,
+	if previous == nil {
+		previous = &loaded{}
+	}
+	parts, err := config.NewRegistry(components(host, actor)...).Decode(data, config.Options{
+		File: name, Previous: previous.parts, Warn: warn,
 	}, &c.configuration)
-	c.parts = parts
+	c.parts, c.names = parts, namesOf(parts, previous.names)
 	return &c, err
 }
 
@@ -97,8 +111,8 @@ func (c *loaded) missing() []notDone {
 }
 
 // decode also sets the log levels and tells what is missing.
-func (a *agent) decode(data []byte, name string, previous []*config.Instance) (*loaded, error) {
-	c, err := decode(data, name, a.host, previous, func(p config.Problem) { slog.Warn(p.Error(), "component", "config") })
+func (a *agent) decode(data []byte, name string, previous *loaded) (*loaded, error) {
+	c, err := decode(data, name, a.host, a.actor, previous, func(p config.Problem) { slog.Warn(p.Error(), "component", "config") })
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +159,11 @@ func closeParts(parts []*config.Instance) {
 func (a *agent) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !a.taken {
+		if err := a.actor.Close(); err != nil {
+			slog.Error("giving back what was changed", "component", "act", "error", err)
+		}
+	}
 	if a.inForce != nil {
 		closeParts(a.inForce.parts)
 	}
@@ -185,7 +204,7 @@ func (a *agent) replace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	next, err := a.decode(data, name, a.inForce.parts)
+	next, err := a.decode(data, name, a.inForce)
 	if err != nil {
 		return err
 	}
@@ -219,7 +238,7 @@ func (a *agent) swap(ctx context.Context, next *loaded, fresh, unused []*config.
 // the one in force. For that moment the loop runs without the storages that
 // change; should the new ones fail, the old ones are made and started again.
 func (a *agent) handOver(ctx context.Context, data []byte, name string) error {
-	next, err := a.decode(data, name, a.inForce.parts)
+	next, err := a.decode(data, name, a.inForce)
 	if err != nil {
 		return err
 	}
@@ -240,7 +259,7 @@ func (a *agent) handOver(ctx context.Context, data []byte, name string) error {
 		return a.swap(ctx, next, fresh, without(unused, storages))
 	}
 
-	back, again := a.decode(old.data, name, old.parts)
+	back, again := a.decode(old.data, name, old)
 	if again == nil {
 		fresh := without(back.parts, old.parts)
 		if again = startParts(ctx, fresh); again == nil {

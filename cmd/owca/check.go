@@ -90,6 +90,7 @@ func (c *checker) all() []finding {
 		{"perf", []func() []finding{c.perfParanoid, c.perfEvent, c.pmu, c.perfBackends}},
 		{"bpf", []func() []finding{c.bpf, c.btf}},
 		{"resctrl", []func() []finding{c.resctrl}},
+		{"limits", []func() []finding{c.limits, c.journal}},
 	} {
 		for _, probe := range s.probes {
 			for _, f := range probe() {

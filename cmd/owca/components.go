@@ -4,7 +4,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/owca-project/owca/internal/act"
 	"github.com/owca-project/owca/internal/config"
+	"github.com/owca-project/owca/internal/decide"
+	"github.com/owca-project/owca/internal/detect"
 	"github.com/owca-project/owca/internal/discover"
 	"github.com/owca-project/owca/internal/measure"
 	"github.com/owca-project/owca/internal/store"
@@ -12,22 +15,19 @@ import (
 
 // components is the one list of everything that can stand behind a tag in a
 // configuration. `owca components`, `owca schema` and docs/components.md are
-// made from it. host may be nil where nothing will be started.
-func components(host *measure.Host) []config.Component {
+// made from it. host may be nil where nothing will be started; without actor nothing
+// of the host will be changed.
+func components(host *measure.Host, actor *act.Actor) []config.Component {
 	hierarchies := func() ([]string, error) { return hierarchies(host) }
 	return []config.Component{
 		{Tag: "MeasurementRunner", Help: "Measures the tasks of this host and stores the metrics.",
 			New: func() any { return newMeasurementRunner(host) }},
 		{Tag: "DetectionRunner", Help: "Measures, and looks for anomalies.",
-			New: func() any {
-				return &detectionRunner{planned: planned{"DetectionRunner"}, measurementRunner: *newMeasurementRunner(host)}
-			}},
-		{Tag: "AllocationRunner", Help: "Measures, and adjusts allocations.",
-			New: func() any {
-				return &allocationRunner{planned: planned{"AllocationRunner"}, measurementRunner: *newMeasurementRunner(host)}
-			}},
+			New: func() any { return &detectionRunner{nesting: newNesting(host)} }},
+		{Tag: "AllocationRunner", Help: "Measures, and sets limits, which are undone at the end. See docs/allocation.md.",
+			New: func() any { return newAllocationRunner(host, actor) }},
 		{Tag: "AllocationConfiguration", Help: "Units and defaults of allocations.",
-			New: func() any { return &allocationConfiguration{CPUQuotaPeriod: 1000, CPUSharesUnit: 1000} }},
+			New: func() any { return newAllocationConfiguration() }},
 
 		{Tag: "AutoNode", Help: "Finds every task of this host in its cgroups: services, containers, pods, plain cgroups.",
 			New: func() any { return discover.NewAuto(hierarchies, procfs(host)) }},
@@ -54,15 +54,15 @@ func components(host *measure.Host) []config.Component {
 			}},
 
 		{Tag: "NOPAnomalyDetector", Help: "Finds nothing.",
-			New: func() any { return &nopAnomalyDetector{plannedDetector{planned{"NOPAnomalyDetector"}}} }},
-		{Tag: "ExampleDetector", Help: "Makes up contention in fixed phases.",
-			New: func() any {
-				return &exampleDetector{plannedDetector: plannedDetector{planned{"ExampleDetector"}}, CycleLength: 90}
-			}},
+			New: func() any { return detect.NewNOP() }},
+		{Tag: "ExampleDetector", Help: "Makes up contention in fixed phases, to try out what takes anomalies. See docs/detection.md.",
+			New: func() any { return detect.NewExample() }},
 		{Tag: "NOPAllocator", Help: "Changes nothing.",
-			New: func() any { return &nopAllocator{plannedAllocator{planned{"NOPAllocator"}}} }},
-		{Tag: "StaticAllocator", Help: "Applies fixed rules.",
-			New: func() any { return &staticAllocator{plannedAllocator: plannedAllocator{planned{"StaticAllocator"}}} }},
+			New: func() any { return decide.NewNOP() }},
+		{Tag: "StaticAllocator", Help: "Applies fixed rules. See docs/allocation.md.",
+			New: func() any { return decide.NewStatic(parseRules) }},
+		{Tag: "ExampleAllocator", Help: "Holds best-effort tasks back while the host is busy; an example of how an allocator is written.",
+			New: func() any { return decide.NewExample() }},
 	}
 }
 

@@ -24,7 +24,7 @@ type componentsCommand struct {
 }
 
 func (c *componentsCommand) Run(io stdio) error {
-	registry := config.NewRegistry(components(nil)...)
+	registry := config.NewRegistry(components(nil, nil)...)
 	docs := registry.Describe(interfaces...)
 	if c.Tag != "" {
 		tag := strings.TrimPrefix(c.Tag, "!")
@@ -71,6 +71,6 @@ func listComponents(w io.Writer, docs []config.ComponentDoc) error {
 type schemaCommand struct{}
 
 func (schemaCommand) Run(io stdio) error {
-	_, err := fmt.Fprintf(io.out, "%s\n", config.NewRegistry(components(nil)...).JSONSchema(&configuration{}))
+	_, err := fmt.Fprintf(io.out, "%s\n", config.NewRegistry(components(nil, nil)...).JSONSchema(&configuration{}))
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,11 +88,14 @@ its unit where that is another one.
 func writeMetrics(b *bytes.Buffer) {
 	b.WriteString(aboutMetrics)
 	for _, section := range []struct{ title, prefix string }{
-		{"Tasks", "owca_task_"}, {"Platform", "owca_platform_"}, {"The agent itself", ""},
+		{"Tasks", "owca_task_"}, {"Platform", "owca_platform_"}, {"Anomalies", "owca_anomal"},
+		{"Allocations", "owca_allocation"}, {"The agent itself", ""},
 	} {
 		fmt.Fprintf(b, "\n## %s\n\n| Metric | Kind | What | Source | Original |\n|---|---|---|---|---|\n", section.title)
 		for _, d := range owca.Catalogue() {
-			in := strings.HasPrefix(d.Name, "owca_task_") || strings.HasPrefix(d.Name, "owca_platform_")
+			in := slices.ContainsFunc([]string{"owca_task_", "owca_platform_", "owca_anomal", "owca_allocation"}, func(prefix string) bool {
+				return strings.HasPrefix(d.Name, prefix)
+			})
 			if section.prefix != "" && !strings.HasPrefix(d.Name, section.prefix) || section.prefix == "" && in {
 				continue
 			}
@@ -136,7 +140,7 @@ func cell(s string) string { return strings.ReplaceAll(s, "|", "\\|") }
 // TestLinks: what the pages refer to is there: other pages, examples, headings.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`)
-	for _, page := range []string{"README.md", "CONTRIBUTING.md", "docs/getting-started.md", "docs/configuration.md", "docs/events.md", "docs/operations.md", "docs/performance.md", "docs/metrics.md", "docs/resctrl.md"} {
+	for _, page := range []string{"README.md", "CONTRIBUTING.md", "docs/getting-started.md", "docs/configuration.md", "docs/detection.md", "docs/allocation.md", "docs/events.md", "docs/operations.md", "docs/performance.md", "docs/metrics.md", "docs/resctrl.md"} {
 		data, err := os.ReadFile("../../" + page)
 		if err != nil {
 			t.Error(err)

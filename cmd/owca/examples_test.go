@@ -15,7 +15,7 @@ import (
 )
 
 // plannedExamples are those that this version only checks.
-var plannedExamples = []string{"allocation.yaml", "kubernetes.yaml", "mesos.yaml", "original.yaml"}
+var plannedExamples = []string{"kubernetes.yaml", "mesos.yaml", "original.yaml"}
 
 // TestExamples: each example is valid, and the agent can do a tick with it, or
 // says that it cannot yet.
@@ -24,9 +24,10 @@ func TestExamples(t *testing.T) {
 	if err != nil || len(names) < 10 {
 		t.Fatalf("examples: %v, %v", names, err)
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "rules.yaml" })
 	onDisk, err := filepath.Glob("../../examples/*")
-	if err != nil || len(onDisk) != len(names)+2 {
-		t.Errorf("%d files in examples/, %d of them decoded; the others are examples.go and web-config.yml: %v", len(onDisk), len(names), err)
+	if err != nil || len(onDisk) != len(names)+3 {
+		t.Errorf("%d files in examples/, %d of them decoded; the others are examples.go, rules.yaml and web-config.yml: %v", len(onDisk), len(names), err)
 	}
 	t.Setenv("HOSTNAME", "host-1")
 	t.Setenv("GORACE", "atexit_sleep_ms=0")
@@ -35,6 +36,10 @@ func TestExamples(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, name)
 			data := here(t, dir, name)
+			// What they would limit is somebody's, or everybody's.
+			if bytes.Contains(data, []byte("!AllocationRunner")) != bytes.Contains(data, []byte("dry_run: true")) {
+				t.Fatal("it would change this host")
+			}
 			if err := os.WriteFile(path, data, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -79,9 +84,21 @@ func here(t *testing.T, dir, name string) []byte {
 	return []byte(strings.NewReplacer(
 		"listen: 127.0.0.1:9179", "listen: 127.0.0.1:0",
 		"listen: :9179", "listen: 127.0.0.1:0",
+		"dry_run: false", "dry_run: true", "state_dir: /var/lib/owca", "state_dir: "+dir+"/state",
 		"/etc/owca/", dir+"/", "/var/log/owca/", dir+"/", "/var/lib/owca/", dir+"/",
 		"/var/lib/prometheus/node-exporter/", dir+"/",
 	).Replace(string(data)))
+}
+
+// TestRulesExample: the file of rules that allocation.yaml names.
+func TestRulesExample(t *testing.T) {
+	data, err := fs.ReadFile(examples.FS, "rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rules, err := parseRules("rules.yaml", data); err != nil || len(rules) != 3 {
+		t.Errorf("%d rules, %v", len(rules), err)
+	}
 }
 
 // What runs without a configuration is one of the examples.

@@ -24,7 +24,7 @@ var levels = map[string]slog.Level{
 
 // logComponents are what a level can be set for: the values of the attribute
 // "component" of the agent's log lines.
-var logComponents = []string{"run", "discover", "measure", "store", "config"}
+var logComponents = []string{"run", "discover", "measure", "detect", "decide", "act", "store", "config"}
 
 // logLevels are the levels by component; "" is for the others.
 type logLevels map[string]slog.Level

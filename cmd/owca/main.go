@@ -37,6 +37,9 @@ type commandLine struct {
 	Check      checkCommand      `cmd:"" help:"Look at this host and tell what can be measured here, and what to do about the rest."`
 	Events     eventsCommand     `cmd:"" help:"List the performance events of this host, and try whether they really count."`
 	Resctrl    resctrlCommand    `cmd:"" help:"Show who uses which part of the caches and of memory bandwidth."`
+	Plan       planCommand       `cmd:"" help:"Print what a configuration would change on this host now, and change nothing."`
+	Leases     leasesCommand     `cmd:"" help:"List the limits that owca has changed and will give back."`
+	Restore    restoreCommand    `cmd:"" help:"Give back what an agent that was killed has changed."`
 	Components componentsCommand `cmd:"" help:"List the components of a configuration with their fields."`
 	Schema     schemaCommand     `cmd:"" help:"Print a JSON Schema of the configuration, for editors."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
@@ -51,6 +54,9 @@ func main() { os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // execute is main with its exit code returned, so that program tests can call it.
 func execute(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == guardianWord {
+		return guard(args[1:], stdio{stdout, stderr}) // before what takes memory
+	}
 	var cli commandLine
 	exit := -1
 	parser, err := kong.New(&cli,

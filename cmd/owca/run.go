@@ -12,8 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/examples"
+	"github.com/owca-project/owca/internal/act"
 	"github.com/owca-project/owca/internal/config"
 	"github.com/owca-project/owca/internal/measure"
 	"github.com/owca-project/owca/internal/run"
@@ -24,7 +24,7 @@ type runCommand struct {
 	Log      []string `short:"l" aliases:"log-level" sep:"none" placeholder:"[COMPONENT:]LEVEL" help:"Log level: trace, debug, info, warning, error or critical; of one component, if named. Repeatable."`
 	Register []string `short:"r" sep:"none" placeholder:"PLUGIN" help:"Load a component from outside. Repeatable."`
 	Root     bool     `short:"0" help:"Run although this is root."`
-	Once     bool     `help:"Run one tick and exit. Rates need two ticks, so there are none."`
+	Once     bool     `help:"Run one tick and exit. Rates need two ticks, so there are none. What an allocator changed is restored at once, unless on_exit: keep."`
 	HostRoot string   `default:"/" placeholder:"DIR" help:"Where the root of the host is mounted, as in a container (default: /)."`
 	Output   string   `default:"auto" enum:"auto,table,lines,none" help:"What to show of the tasks on stdout: a live table, plain lines, or nothing. auto: the table on a terminal; otherwise lines without --config, nothing with it."`
 	Version  bool     `short:"v" help:"Print the version and exit."`
@@ -62,8 +62,8 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 	slog.SetDefault(slog.New(logs))
 
 	host := measure.Open(c.HostRoot)
-	a := &agent{host: host, path: c.Config, flags: c.Log, logs: logs}
-	a.loop = run.New(host, nil, run.Build(buildInfo()), show.observe)
+	a := &agent{host: host, actor: act.New(c.HostRoot), path: c.Config, flags: c.Log, logs: logs}
+	a.loop = run.New(host, a.actor, run.Build(buildInfo()), show.observe)
 	// Before the start, which may mount resctrl.
 	ctx, stopped := context.WithCancelCause(ctx)
 	defer stopped(nil)
@@ -80,6 +80,8 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 	}
 
 	if c.Once {
+		a.taken = true
+		runner.Interval = max(runner.Interval, unhurried)
 		err := a.loop.Once(ctx, runner)
 		if ctx.Err() != nil {
 			return errors.Join(c.ended(ctx), show.close())
@@ -100,12 +102,17 @@ func (c *runCommand) Run(ctx context.Context, io stdio) error {
 		return err
 	}
 	slog.Info("owca runs", "component", "run", "version", buildInfo().Version, "interval", runner.Interval, "config", a.source())
+	a.taken = true
 	a.loop.Run(ctx, runner)
 	if err := show.close(); err != nil {
 		return err
 	}
 	return c.ended(ctx)
 }
+
+// unhurried is the least interval of a single tick: no other waits for its detectors
+// and allocators to answer.
+const unhurried = 10 * time.Second
 
 // ended is the result of an agent that was told to end. One that was to run one tick has
 // not.
@@ -126,6 +133,7 @@ AmbientCapabilities= or from the container runtime:
   CAP_BPF           performance counters of many tasks at little cost
   CAP_DAC_OVERRIDE  cache and memory bandwidth monitoring: make resctrl groups
   CAP_SETUID        and put other users' tasks into them
+With an allocator, CAP_DAC_OVERRIDE is also what setting limits of cgroups needs.
 To run as root all the same, say --root (-0)`
 
 var errInterrupted = errors.New("interrupted")
@@ -186,20 +194,28 @@ func (a *agent) read() (data []byte, name string, err error) {
 	return data, a.path, err
 }
 
-// storageNames gives each storage a name of its own: its tag, numbered where
-// there are several.
-func storageNames(parts []*config.Instance) func(owca.Storage) string {
-	names := map[owca.Storage]string{}
-	used := map[string]int{}
+// namesOf gives each component a name of its own: its tag, numbered where there are
+// several. Those that previous has keep the name that they had, as their
+// state and what they own go by it.
+func namesOf(parts []*config.Instance, previous map[any]string) map[any]string {
+	names := make(map[any]string, len(parts))
+	taken := make(map[string]bool, len(parts))
 	for _, p := range parts {
-		s, ok := p.Value.(owca.Storage)
-		if !ok {
-			continue
-		}
-		names[s] = p.Tag
-		if used[p.Tag]++; used[p.Tag] > 1 {
-			names[s] = fmt.Sprintf("%s-%d", p.Tag, used[p.Tag])
+		if name, ok := previous[p.Value]; ok && !taken[name] {
+			names[p.Value] = name
+			taken[name] = true
 		}
 	}
-	return func(s owca.Storage) string { return names[s] }
+	for _, p := range parts {
+		if _, ok := names[p.Value]; ok {
+			continue
+		}
+		name := p.Tag
+		for n := 2; taken[name]; n++ {
+			name = fmt.Sprintf("%s-%d", p.Tag, n)
+		}
+		names[p.Value] = name
+		taken[name] = true
+	}
+	return names
 }

@@ -30,13 +30,32 @@ type configuration struct {
 
 // runner is what can stand at the top of a configuration.
 type runner interface {
-	// loop returns what the loop is to do; names are those of the storages.
-	loop(names func(owca.Storage) string) run.Runner
+	// loop returns what the loop is to do; names are those of the components.
+	loop(names func(any) string) run.Runner
 }
 
-// measurementRunner is the configuration of a loop that measures.
+// measurementRunner is the configuration of a loop that only measures.
 type measurementRunner struct {
-	Node            owca.Node         `yaml:"node" required:"true" help:"Where tasks are discovered."`
+	Node owca.Node `yaml:"node" required:"true" help:"Where tasks are discovered."`
+	measuring
+
+	nested bool // in another runner
+}
+
+// Start finds out what the host can measure, unless the runner that it is in does.
+func (r *measurementRunner) Start(ctx context.Context) error {
+	if r.nested {
+		return nil
+	}
+	return r.measuring.Start(ctx)
+}
+
+func (r *measurementRunner) loop(names func(any) string) run.Runner {
+	return r.measuring.loop(r.Node, names)
+}
+
+// measuring is what every runner says of measuring, but for the node.
+type measuring struct {
 	MetricsStorage  []owca.Storage    `yaml:"metrics_storage" help:"Where metrics go: one storage, or a list."`
 	Interval        time.Duration     `yaml:"interval" alias:"action_delay" range:"0..60" help:"Time from the beginning of one tick to that of the next. At least 50 ms; 0, which the original allowed, means 50 ms."`
 	ExtraLabels     map[string]string `yaml:"extra_labels" help:"Labels added to every metric. They win over all others."`
@@ -62,10 +81,23 @@ type measurementRunner struct {
 	counters *measure.Counters // of Start
 	resctrl  *measure.Resctrl  // of Start
 	first    map[string]*regexp.Regexp
+	use      resctrlUse
+}
+
+// resctrlUse is what resctrl is for beside monitoring.
+type resctrlUse struct {
+	control   bool   // groups are made for tasks
+	removeAll bool   // that there are, at first
+	readOnly  bool   // nothing is written
+	requires  string // the field that does, "" = none
 }
 
 func newMeasurementRunner(host *measure.Host) *measurementRunner {
-	return &measurementRunner{
+	return &measurementRunner{measuring: newMeasuring(host)}
+}
+
+func newMeasuring(host *measure.Host) measuring {
+	return measuring{
 		host:            host,
 		PerfBackend:     "auto",
 		MetricsStorage:  []owca.Storage{store.NewLog()},
@@ -84,13 +116,13 @@ func newMeasurementRunner(host *measure.Host) *measurementRunner {
 const minInterval = 50 * time.Millisecond
 
 // Validate checks what the struct tags cannot.
-func (r *measurementRunner) Validate() error {
+func (r *measuring) Validate() error {
 	var errs []error
 	if r.Interval > 0 && r.Interval < minInterval {
 		errs = append(errs, &fieldError{"interval", fmt.Errorf("%v is too short (at least 50ms)", r.Interval)})
 	}
 	if twice(r.MetricsStorage, map[owca.Storage]bool{}) {
-		errs = append(errs, &fieldError{"metrics_storage", errors.New("one storage stands in two places, by a YAML alias, and would be written to at once from both; write it down twice, with two files")})
+		errs = append(errs, &fieldError{"metrics_storage", errTwice})
 	}
 	for _, name := range []string{"task_id", "task_name"} {
 		if _, ok := r.ExtraLabels[name]; ok {
@@ -132,7 +164,7 @@ func each(err error) []error {
 }
 
 // events are those to count.
-func (r *measurementRunner) events() []string {
+func (r *measuring) events() []string {
 	if len(r.EventNames) == 0 {
 		return perf.DefaultEvents
 	}
@@ -140,7 +172,7 @@ func (r *measurementRunner) events() []string {
 }
 
 // Start finds out what the host can measure of what is wanted.
-func (r *measurementRunner) Start(context.Context) error {
+func (r *measuring) Start(context.Context) error {
 	if err := r.startCounters(); err != nil {
 		return err
 	}
@@ -150,14 +182,14 @@ func (r *measurementRunner) Start(context.Context) error {
 // Close gives back what Start got and no loop took over.
 //
 //nolint:unparam // the interface has the result
-func (r *measurementRunner) Close() error {
+func (r *measuring) Close() error {
 	r.resctrl.Discard()
 	return nil
 }
 
 // startResctrl looks for resctrl, and mounts it if it is to. Whatever is missing is
 // an error only of rdt_enabled: true.
-func (r *measurementRunner) startResctrl() error {
+func (r *measuring) startResctrl() error {
 	if r.RDTEnabled != nil && !*r.RDTEnabled {
 		return nil
 	}
@@ -168,10 +200,13 @@ func (r *measurementRunner) startResctrl() error {
 			CDPL2: slices.Contains(r.ResctrlMountOptions, "cdpl2"),
 			MBps:  slices.Contains(r.ResctrlMountOptions, "mba_MBps"),
 		},
-		First: r.first,
+		First: r.first, Control: r.use.control, RemoveAll: r.use.removeAll, ReadOnly: r.use.readOnly,
 	})
 	switch {
 	case err == nil:
+	case r.use.requires != "":
+		planned.Discard()
+		return fmt.Errorf("%s: true, but: %w%s", r.use.requires, err, resctrlHint(err))
 	case r.RDTEnabled != nil:
 		planned.Discard()
 		return fmt.Errorf("rdt_enabled: true, but: %w%s", err, resctrlHint(err))
@@ -209,7 +244,7 @@ func resctrlHint(err error) string {
 // events themselves (a name that no host knows, a group that this one has not
 // the counters for) is an error of the configuration. Whatever else keeps them
 // from being counted is logged, and the rest is measured.
-func (r *measurementRunner) startCounters() error {
+func (r *measuring) startCounters() error {
 	if r.PerfBackend == "none" {
 		return nil
 	}
@@ -244,7 +279,7 @@ func (r *measurementRunner) startCounters() error {
 }
 
 // tell logs which events are not counted, and which are not for now.
-func (r *measurementRunner) tell(log *slog.Logger, omitted []perf.Omission, starved []error) {
+func (r *measuring) tell(log *slog.Logger, omitted []perf.Omission, starved []error) {
 	for _, err := range starved {
 		log.Warn("a group of performance events has no counters for now", "error", err)
 	}
@@ -264,6 +299,8 @@ func (r *measurementRunner) tell(log *slog.Logger, omitted []perf.Omission, star
 		log.Info("some of the default events are not counted on this host", "events", strings.Join(names, " "), "error", strings.Join(reasons, "; "))
 	}
 }
+
+var errTwice = errors.New("one storage stands in two places, by a YAML alias, and would be written to at once from both; write it down twice, with two files")
 
 // twice says whether a storage is in the list, or inside one of it, that was
 // seen before.
@@ -290,9 +327,9 @@ func (e *fieldError) Error() string { return e.err.Error() }
 func (e *fieldError) Unwrap() error { return e.err }
 func (e *fieldError) Field() string { return e.field }
 
-func (r *measurementRunner) loop(names func(owca.Storage) string) run.Runner {
+func (r *measuring) loop(node owca.Node, names func(any) string) run.Runner {
 	out := run.Runner{
-		Node:         r.Node,
+		Node:         node,
 		Interval:     max(r.Interval, minInterval),
 		CommonLabels: r.CommonLabels,
 		ExtraLabels:  r.ExtraLabels,
@@ -305,8 +342,15 @@ func (r *measurementRunner) loop(names func(owca.Storage) string) run.Runner {
 		Counters: r.counters,
 		Resctrl:  r.resctrl,
 	}
-	for _, s := range r.MetricsStorage {
-		out.Storages = append(out.Storages, run.Storage{Name: names(s), Storage: s})
+	out.Storages = named(r.MetricsStorage, names)
+	return out
+}
+
+// named are the storages of a list with their names; nil of none.
+func named(list []owca.Storage, names func(any) string) []run.Storage {
+	var out []run.Storage
+	for _, s := range list {
+		out = append(out, run.Storage{Name: names(s), Storage: s})
 	}
 	return out
 }

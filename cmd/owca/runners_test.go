@@ -68,7 +68,7 @@ func TestPerfBackendNone(t *testing.T) {
 	for _, backend := range append([]perf.Backend{"auto", "none"}, perf.Backends...) {
 		r := newMeasurementRunner(nil)
 		r.PerfBackend = string(backend)
-		if got := r.loop(func(owca.Storage) string { return "" }).Platform.NoDRAM; got != (backend == "none") {
+		if got := r.loop(func(any) string { return "" }).Platform.NoDRAM; got != (backend == "none") {
 			t.Errorf("perf_backend: %s: without DRAM traffic: %v", backend, got)
 		}
 	}
@@ -87,7 +87,7 @@ func TestTellPlan(t *testing.T) {
 		{[]string{"cycles", "instructions"}, []string{`level=WARN.*"{a,b} fits"`, `level=WARN.*"{c} fits"`, `level=WARN.* event=cycles `, `level=WARN.* event=instructions `}},
 	} {
 		var b bytes.Buffer
-		r := &measurementRunner{EventNames: tc.named}
+		r := &measuring{EventNames: tc.named}
 		r.tell(slog.New(slog.NewTextHandler(&b, nil)), omitted, starved)
 		lines := strings.Split(strings.TrimSpace(b.String()), "\n")
 		if len(lines) != len(tc.lines) {

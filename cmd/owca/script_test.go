@@ -50,11 +50,16 @@ func TestMain(m *testing.M) {
 //
 //	status CODE CMD [ARG...]     runs CMD, which must exit with CODE
 //	agent CMD [ARG...]           starts CMD in the background: agent.out, agent.err
-//	signal TERM|INT|HUP          sends a signal to the agent
+//	signal TERM|INT|HUP|KILL     sends a signal to the agent
 //	exits CODE                   waits for the agent to end with CODE
 //	await FILE REGEXP [COUNT]    waits until FILE has that many matches
 //	address                      waits until the agent listens, and sets $ADDRESS
 //	task LOAD                    starts a load of hosttest in a cgroup, and sets $TASK
+//	tasks N                      makes that many cgroups in $TASK
+//	quota                        prints the CPU quota of $TASK, in µs; -1 is none
+//	setquota N                   sets it, as somebody else would
+//	limited, unlimited           waits until there is one, until there is none
+//	expand FILE...               replaces $TASK in files
 //	get [-status N] [-accept TYPE] [-user NAME:PASSWORD] [-ca FILE] URL [REGEXP]
 //	                             waits until the answer is that; see body
 //	[!] body REGEXP              the body of the last get has such a line
@@ -65,7 +70,7 @@ func TestMain(m *testing.M) {
 //	generate FILE KIND           makes large or odd files, see generate
 //
 // $ROOT is the flag that lets the agent run as who runs the tests. The
-// condition [root] tells who that is.
+// condition [root] tells who that is, and [quota] whether cgroups here have CPU quotas.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -75,6 +80,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // it would wait a second at each exit
 			e.Setenv("ROOT", "--root="+strconv.FormatBool(os.Geteuid() == 0))
 			e.Values[agentKey{}] = &process{}
+			e.Values[cgroupKey{}] = new(*hosttest.Cgroup)
 			e.Values[testKey{}] = e.T().(testing.TB)
 			// What was unpacked belongs to this user; umask may have left it
 			// writable for a group, which the agent refuses.
@@ -86,6 +92,9 @@ func TestScripts(t *testing.T) {
 			})
 		},
 		Condition: func(cond string) (bool, error) {
+			if cond == "quota" {
+				return hasQuota(), nil
+			}
 			if cond != "root" {
 				return false, fmt.Errorf("unknown condition %q", cond)
 			}
@@ -103,6 +112,18 @@ func TestScripts(t *testing.T) {
 			"await":    scriptAwait,
 			"address":  scriptAddress,
 			"task":     scriptTask,
+			"tasks":    scriptTasks,
+			"quota":    scriptQuota,
+			"setquota": scriptSetQuota,
+			"limited": func(ts *testscript.TestScript, neg bool, args []string) {
+				usage(ts, neg, len(args) == 0, "limited")
+				awaitQuota(ts, true)
+			},
+			"unlimited": func(ts *testscript.TestScript, neg bool, args []string) {
+				usage(ts, neg, len(args) == 0, "unlimited")
+				awaitQuota(ts, false)
+			},
+			"expand":   scriptExpand,
 			"get":      scriptGet,
 			"body":     scriptBody,
 			"port":     scriptPort,
@@ -112,6 +133,17 @@ func TestScripts(t *testing.T) {
 			"generate": scriptGenerate,
 		},
 	})
+}
+
+// hasQuota says whether the cgroups right below the top have the cpu controller.
+func hasQuota() bool {
+	for _, h := range hosttest.Hierarchies() {
+		control, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.subtree_control"))
+		if slices.Contains(h.Controllers, "cpu") || err == nil && slices.Contains(strings.Fields(string(control)), "cpu") {
+			return true
+		}
+	}
+	return false
 }
 
 // patience is how long a script waits for what must happen. It only matters
@@ -238,7 +270,7 @@ func scriptAgent(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func scriptSignal(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 1, "signal TERM|INT|HUP")
+	usage(ts, neg, len(args) == 1, "signal TERM|INT|HUP|KILL")
 	s := unix.SignalNum("SIG" + args[0])
 	if s == 0 {
 		ts.Fatalf("no signal %s", args[0])
@@ -300,6 +332,86 @@ func scriptTask(ts *testscript.TestScript, neg bool, args []string) {
 	c := hosttest.NewCgroup(ts.Value(testKey{}).(testing.TB), nil, strings.ReplaceAll(ts.Name(), "/", "-"))
 	c.Start(strings.Join(args, " "))
 	ts.Setenv("TASK", c.Path)
+	*ts.Value(cgroupKey{}).(**hosttest.Cgroup) = c
+}
+
+type cgroupKey struct{}
+
+// ours is the cgroup that task made.
+func ours(ts *testscript.TestScript) *hosttest.Cgroup {
+	c := *ts.Value(cgroupKey{}).(**hosttest.Cgroup)
+	if c == nil {
+		ts.Fatalf("no task")
+	}
+	return c
+}
+
+func scriptTasks(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "tasks N")
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for i := range n {
+		hosttest.NewCgroup(ts.Value(testKey{}).(testing.TB), ours(ts), fmt.Sprintf("t%02d", i))
+	}
+}
+
+// quotaOf reads the CPU quota of the script's cgroup: v1's file, or the first word of v2's.
+func quotaOf(ts *testscript.TestScript) (string, error) {
+	c := ours(ts)
+	name := filepath.Join(c.Dir("cpu"), "cpu.cfs_quota_us")
+	if c.Dir("cpu") == "" {
+		name = filepath.Join(c.Dir("unified"), "cpu.max")
+	}
+	b, err := os.ReadFile(name)
+	if err != nil || len(b) == 0 {
+		return "", errors.Join(err, errors.New("no quota"))
+	}
+	if quota := strings.Fields(string(b))[0]; quota != "max" {
+		return quota, nil
+	}
+	return "-1", nil
+}
+
+func scriptQuota(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 0 || len(args) == 2 && args[0] == ">", "quota [> FILE]")
+	quota, err := quotaOf(ts)
+	ts.Check(err)
+	if len(args) == 0 {
+		fmt.Fprintln(ts.Stdout(), quota)
+		return
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(quota+"\n"), 0o600))
+}
+
+func scriptSetQuota(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "setquota N")
+	c := ours(ts)
+	name, value := filepath.Join(c.Dir("cpu"), "cpu.cfs_quota_us"), args[0]
+	if c.Dir("cpu") == "" {
+		name = filepath.Join(c.Dir("unified"), "cpu.max")
+		if value == "-1" {
+			value = "max"
+		}
+	}
+	ts.Check(os.WriteFile(name, []byte(value), 0))
+}
+
+func awaitQuota(ts *testscript.TestScript, limited bool) {
+	eventually(ts, func() error {
+		quota, err := quotaOf(ts)
+		if err == nil && (quota != "-1") != limited {
+			err = fmt.Errorf("the quota is %s", quota)
+		}
+		return err
+	})
+}
+
+func scriptExpand(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) > 0, "expand FILE...")
+	for _, name := range args {
+		text := strings.ReplaceAll(ts.ReadFile(name), "$TASK", ts.Getenv("TASK"))
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
+	}
 }
 
 func scriptGet(ts *testscript.TestScript, neg bool, args []string) {

@@ -39,7 +39,7 @@ func validate(io stdio, name string) error {
 		return err
 	}
 	warn := func(line int, what string) { fmt.Fprintf(io.err, "%s:%d: warning: %s\n", name, line, what) }
-	c, err := decode(data, name, nil, nil, func(p config.Problem) { warn(p.Line, p.Path+": "+p.What) })
+	c, err := decode(data, name, nil, nil, nil, func(p config.Problem) { warn(p.Line, p.Path+": "+p.What) })
 	if err != nil {
 		return err
 	}

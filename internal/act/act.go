@@ -18,8 +18,8 @@ import (
 // Target is what can be leased, once at a time.
 type Target struct {
 	// Cgroup is a path, and Knob its limit; or, if Cgroup is "", it is resctrl's: Group is
-	// the directory of a control group (its schemata, and that it exists), and Task a task that is
-	// in one.
+	// the directory of a control group (its schemata, and that it exists), and Task a task
+	// that is in one.
 	Cgroup string `json:",omitempty"`
 	Knob   cgroup.Knob
 	Group  string      `json:",omitempty"`
@@ -35,8 +35,9 @@ type Change struct {
 	Reason string
 	ID     string // [cgroup.Control.ID] of Cgroup
 
-	// Old is the value before, and New what will be in effect, in the form of the Knob; of a Release
-	// New is the value from before the lease.
+	// Old is the value before, and New what will be in effect, in the form of the Knob; of
+	// a Release New is the value from before the lease. Of resctrl they are for people:
+	// schemata, "" of a group that is not there, and groups by name, "/" the default one.
 	Old, New string
 	Release  bool
 	// Note says what New has other than was asked for, and why; "" = nothing.
@@ -53,9 +54,14 @@ type Change struct {
 type Lease struct {
 	Seq uint64 // of the journal; later ones are undone first
 	Change
-	// First is the value from before the first change under this lease, which is what will be restored;
-	// Change.Old is the one before the last change.
+	// First is the value from before the first change under this lease, which is what will
+	// be restored; Change.Old is the one before the last change.
 	First string
+	// Before, of resctrl, is what Change.Resctrl was before the last change, which is what
+	// is found if that was not made; nil if that was the first one. Change.Resctrl undoes
+	// all changes under this lease.
+	Before *resctrl.Change `json:",omitempty"`
+
 	Since time.Time
 	// Last is when it was last changed.
 	Last time.Time

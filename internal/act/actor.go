@@ -1,79 +1,320 @@
 package act
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/cgroup"
 )
 
 // Options say how an Actor acts. They may change while it runs, but for StateDir.
 type Options struct {
 	Units
 	StateDir string
-	// Keep: at the end values stay as they are, and the next agent adopts the leases; otherwise they are
-	// restored then, or by the next agent if this one could not.
+	// Keep: at the end values stay as they are, and the next agent adopts the leases;
+	// otherwise they are restored then, or by the next agent if this one could not.
 	Keep bool
 	// DryRun: nothing is written, nor leased.
 	DryRun bool
 	// Guardian is the command of the guardian process; empty = none.
 	Guardian []string
-	// DefaultL3 and DefaultMB are schemata of the default group of resctrl; nil = as they are.
+	// DefaultL3 and DefaultMB are schemata of the default group of resctrl; nil = as they
+	// are.
 	DefaultL3, DefaultMB *string
 }
 
+// ownOwner is the owner of leases that are not an allocator's: the agent's own weight,
+// and the default group of resctrl.
+const ownOwner = "owca"
+
 // Actor acts on one host. One goroutine at a time may use it, but for Start.
-type Actor struct{}
+type Actor struct {
+	root string
+	log  *slog.Logger
+	// clock is what paces are measured by: a monotonic one, as a step of the wall clock is
+	// no reason to hurry or to wait.
+	clock func() time.Duration
+
+	// What Start hands over to the goroutine that uses the Actor.
+	starting sync.Mutex // one Start at a time; guards dir and open
+	dir      string     // of the journal, once one was opened
+	open     bool       // it is
+	started  atomic.Pointer[started]
+
+	options Options
+	// optionsSet: they are those of a caller.
+	optionsSet bool
+	journal    *Journal // nil: none was needed yet
+	guardian   *Guardian
+	// guardRetry is when to try to start it again.
+	guardRetry time.Duration
+	tree       *cgroup.Tree
+	host       hostFacts
+	nodes      map[string]*node
+	groups     Groups
+	rdt        groupsState
+	weighed    bool // the agent's own weight was raised, or cannot be
+
+	views    map[owca.TaskID]*view
+	seen     uint64  // the generation of views
+	listed   []*view // as the tasks of the last look
+	observed bool    // that was in this tick
+	standing map[decisionKey]*standing
+	order    []*standing // the same, in the order of their making
+	pending  int         // how many are not in effect
+	unlisted int         // how many are of a task that is not listed
+	leases   map[Target]*Lease
+	// succeeded are owners whose successors have not decided yet.
+	succeeded []string
+
+	tick   uint64
+	fresh  map[decisionKey]candidate // scratch of Apply, as the next
+	wanted []Wanted
+	asked  []*standing
+	state  *State   // of the last plan
+	dryRun []Change // the plan that was logged
+	told   map[string]string
+	dirty  bool // the journal has something to write
+	// troubles are how many decisions were told this tick not to be in effect.
+	troubles struct {
+		tick uint64
+		told int
+	}
+	stats Stats
+}
+
+// started is what a Start found.
+type started struct {
+	options Options
+	journal *Journal
+	tree    *cgroup.Tree
+}
 
 // New returns an Actor of the host below root. It does no I/O.
-func New(root string) *Actor { panic("D") }
-
-// Start takes the journal, and restores or adopts what an earlier agent left. It may be called again while the Actor is in use, with
-// other options, to see whether they will do: only StateDir may not differ. Errors: those of [OpenJournal], fs.ErrPermission
-// where limits cannot be written.
-func (a *Actor) Start(o Options) error { panic("D") }
-
-// SetOptions makes o those of the next Apply.
-func (a *Actor) SetOptions(o Options) { panic("D") }
-
-// SetGroups gives it resctrl, as of this tick; nil = there is none.
-func (a *Actor) SetGroups(g Groups) { panic("D") }
-
-// Observe looks at the leases, before anything is decided: those whose cgroup is gone end, and those whose value somebody
-// else changed. It fills the Allocations of tasks.
-func (a *Actor) Observe(now time.Time, tasks []owca.TaskData) { panic("D") }
-
-// Decided is what one allocator decided.
-type Decided struct {
-	Owner       string
-	Allocations map[owca.TaskID]owca.Allocations
+func New(root string) *Actor {
+	began := time.Now()
+	return &Actor{
+		root:     root,
+		log:      slog.With("component", "act"),
+		clock:    func() time.Duration { return time.Since(began) },
+		nodes:    map[string]*node{},
+		views:    map[owca.TaskID]*view{},
+		standing: map[decisionKey]*standing{},
+		leases:   map[Target]*Lease{},
+		fresh:    map[decisionKey]candidate{},
+		told:     map[string]string{},
+		stats:    Stats{Ended: map[End]uint64{}},
+	}
 }
 
-// Apply makes decisions true, later ones winning by kind, along with all that was decided in earlier calls and is not in effect,
-// as after a restart of a container. With an error nothing of these decisions is kept (see [Plan]).
-func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (Report, error) {
-	panic("D")
+// Start takes the journal, and restores or adopts what an earlier agent left. It may be
+// called again while the Actor is in use, with other options, to see whether they will do:
+// only StateDir may not differ. Errors: those of [OpenJournal], fs.ErrPermission where
+// limits cannot be written.
+func (a *Actor) Start(o Options) error {
+	a.starting.Lock()
+	defer a.starting.Unlock()
+	if a.open && !o.DryRun && o.StateDir != a.dir {
+		return fmt.Errorf("state_dir %s: the leases are in %s: it cannot change while the agent runs, restart it", o.StateDir, a.dir)
+	}
+	tree, err := cgroup.FS{Root: a.root}.Tree()
+	if err != nil {
+		return err
+	}
+	tree.KeepFiles = min(tree.KeepFiles, maxKeptFiles)
+	if a.open {
+		return nil
+	}
+	if o.DryRun {
+		a.started.CompareAndSwap(nil, &started{options: o, tree: tree})
+		return nil
+	}
+	if err := writable(tree); err != nil {
+		return err
+	}
+	j, told, err := OpenJournal(o.StateDir)
+	if err != nil {
+		return err
+	}
+	for _, line := range told {
+		a.log.Warn(line, "state_dir", o.StateDir)
+	}
+	if left := j.Leases(); len(left) > 0 && o.Keep {
+		a.log.Info("adopting the leases of an earlier agent", "leases", len(left))
+	} else if len(left) > 0 {
+		a.log.Info("restoring what an earlier agent left", "leases", len(left))
+		outcomes, err := j.restore(context.Background(), a.root)
+		if err != nil {
+			return errors.Join(err, j.Close())
+		}
+		for i := range outcomes {
+			o := &outcomes[i]
+			a.logEnd(&o.Lease, o.How, o.Err)
+		}
+		if err := j.Sync(); err != nil {
+			a.log.Warn("the journal still has leases that were given back; they will be found restored", "error", err)
+		}
+	}
+	a.dir, a.open = o.StateDir, true
+	a.started.Store(&started{options: o, journal: j, tree: tree})
+	return nil
 }
 
-// Report is what one Apply did.
-type Report struct {
-	// Changes that were made, or would have been with DryRun.
-	Changes []Change
-	// Failed are those that the kernel refused, with its errors.
-	Failed  []Failure
-	Refused []Refusal
+// maxKeptFiles bounds the files of limits that stay open: those of a thousand leases.
+const maxKeptFiles = 4096
+
+// writable says why limits cannot be written, as far as that can be seen without a write.
+func writable(tree *cgroup.Tree) error {
+	dir := tree.V1("cpu")
+	if dir == "" {
+		dir = tree.Unified()
+	}
+	if dir == "" {
+		return nil
+	}
+	name := dir + "/cgroup.procs"
+	// fcntl.h, unistd.h
+	const atFDCWD, atEffectiveAccess, mayWrite = -100, 0x200, 2
+	switch err := syscall.Faccessat(atFDCWD, name, mayWrite, atEffectiveAccess); err {
+	case syscall.EACCES, syscall.EPERM:
+		return &fs.PathError{Op: "write", Path: name, Err: err}
+	case syscall.EROFS:
+		return fmt.Errorf("%s is mounted read-only, so that no limit can be set: mount it read-write, or use dry_run: %w", dir, fs.ErrPermission)
+	}
+	return nil // or could not tell; the write will
 }
 
-// Failure is a change that could not be made.
-type Failure struct {
-	Change
-	Err error
+// begin takes over what Start found.
+func (a *Actor) begin() {
+	s := a.started.Swap(nil)
+	if s == nil {
+		return
+	}
+	if a.tree == nil {
+		a.tree = s.tree
+	}
+	if s.journal != nil {
+		a.journal = s.journal
+		a.adopt()
+	}
+	if !a.optionsSet {
+		a.SetOptions(s.options)
+	}
+}
+
+// adopt makes the leases of an earlier agent this one's. What they were decided to be is
+// not known, so that any decision of the same owner is another one.
+func (a *Actor) adopt() {
+	for _, l := range a.journal.Leases() {
+		a.leases[l.Target] = l
+		k := decisionKey{l.For, l.Kind}
+		if a.standing[k] == nil {
+			s := a.standingOf(k)
+			s.owner, s.adopted = l.Owner, true
+		}
+		if l.Cgroup == "" {
+			continue
+		}
+		s := a.standing[k]
+		s.watches = append(s.watches, watch{path: l.Cgroup, id: l.ID, knob: l.Knob, value: l.New, lease: l})
+	}
+}
+
+// SetOptions makes o those of the next Apply. When they say DryRun from now on, what is
+// leased is restored.
+func (a *Actor) SetOptions(o Options) {
+	a.begin()
+	before := a.options
+	a.options, a.optionsSet = o, true
+	if before.Units != o.Units {
+		// The same numbers mean something else.
+		for _, s := range a.order {
+			if !s.adopted && (s.kind == owca.CPUQuota || s.kind == owca.CPUShares) {
+				s.anew = true
+				a.setPending(s)
+			}
+		}
+		a.forgetAllocations()
+	}
+	if o.DryRun && !before.DryRun && len(a.leases) > 0 {
+		a.log.Info("dry_run: restoring what is leased", "leases", len(a.leases))
+		_ = a.restoreWhere(EndRestored, func(*Lease) bool { return true }) // logged
+		for _, s := range a.order {
+			a.setPending(s)
+		}
+	}
+	if !o.DryRun && a.journal != nil {
+		a.raiseOwnWeight()
+	}
+	a.guard()
+	a.rdt.defaultsDone = false
+}
+
+// guardPace is how often it is tried to start a guardian that does not start at all.
+const guardPace = time.Minute
+
+// guard starts the guardian, or dismisses it.
+func (a *Actor) guard() {
+	wanted := a.journal != nil && !a.options.Keep && !a.options.DryRun && len(a.options.Guardian) > 0
+	switch {
+	case wanted && a.guardian == nil && a.clock() >= a.guardRetry:
+		a.guardRetry = a.clock() + guardPace
+		g, err := StartGuardian(a.options.Guardian)
+		a.report("guardian", err, "there is no guardian: if the agent is killed, limits stay until it or owca restore runs")
+		if err == nil {
+			a.guardian = g
+		}
+	case !wanted && a.guardian != nil:
+		if err := a.guardian.Dismiss(); err != nil {
+			a.log.Warn("dismissing the guardian", "error", err)
+		}
+		a.guardian = nil
+	}
 }
 
 // KeepOwners restores the leases, and forgets the decisions, of all owners but these.
-func (a *Actor) KeepOwners(owners []string) { panic("D") }
+func (a *Actor) KeepOwners(owners []string) {
+	a.begin()
+	kept := func(owner string) bool { return owner == ownOwner || slices.Contains(owners, owner) }
+	_ = a.restoreWhere(EndReleased, func(l *Lease) bool { // logged
+		if s := a.standing[decisionKey{l.For, l.Kind}]; s != nil {
+			return !kept(s.owner)
+		}
+		return !kept(l.Owner)
+	})
+	for _, s := range slices.Clone(a.order) {
+		if !kept(s.owner) {
+			a.forget(s)
+		}
+	}
+	a.sync()
+}
+
+// Succeed says that from now on another allocator has the name of owner, as after a reload. What
+// the one before it decided, and it does not in its first decision, is given back then.
+func (a *Actor) Succeed(owner string) {
+	if !slices.Contains(a.succeeded, owner) {
+		a.succeeded = append(a.succeeded, owner)
+	}
+}
 
 // Leases returns what is held, in the order of its making.
-func (a *Actor) Leases() []*Lease { panic("D") }
+func (a *Actor) Leases() []*Lease {
+	a.begin()
+	if a.journal == nil {
+		return nil
+	}
+	return a.journal.Leases()
+}
 
 // Stats are counted since the start.
 type Stats struct {
@@ -83,9 +324,157 @@ type Stats struct {
 	Guardian                          bool // it runs
 }
 
-// Stats returns them.
-func (a *Actor) Stats() Stats { panic("D") }
+// Stats returns them. Ended is the Actor's, and changes as it goes on.
+func (a *Actor) Stats() Stats {
+	s := a.stats
+	s.Guardian = a.guardian != nil && a.guardian.Alive()
+	return s
+}
 
-// Close restores what is leased, or keeps it, dismisses the guardian and gives up the journal. The error joins what could not be
-// restored.
-func (a *Actor) Close() error { panic("D") }
+// Close restores what is leased, or keeps it, dismisses the guardian and gives up the
+// journal. The error joins what could not be restored.
+func (a *Actor) Close() error {
+	a.begin()
+	var problems []error
+	if a.journal != nil {
+		problems = append(problems, a.restoreWhere(EndRestored, func(l *Lease) bool {
+			// The agent's own weight goes with it.
+			return !a.options.Keep || l.Owner == ownOwner && l.Kind == owca.CPUShares
+		}))
+	}
+	if a.guardian != nil {
+		// What could not be restored now is not tried again by a process that has no more
+		// rights than this one had.
+		problems = append(problems, a.guardian.Dismiss())
+		a.guardian = nil
+	}
+	if a.journal != nil {
+		problems = append(problems, a.journal.Close())
+		a.journal = nil
+		a.starting.Lock()
+		a.open = false
+		a.starting.Unlock()
+	}
+	for path := range a.nodes {
+		a.closeNode(path)
+	}
+	clear(a.leases)
+	clear(a.standing)
+	a.order, a.pending, a.unlisted = nil, 0, 0
+	return errors.Join(problems...)
+}
+
+// restoreWhere undoes leases, the last one first. The error joins what could not be
+// restored; it is logged.
+func (a *Actor) restoreWhere(how End, which func(*Lease) bool) error {
+	if a.journal == nil {
+		return nil
+	}
+	list := slices.DeleteFunc(a.journal.Leases(), func(l *Lease) bool { return !which(l) })
+	if len(list) == 0 {
+		return nil
+	}
+	var problems []error
+	newRestorer(a.tree, a.groups).undoAll(context.Background(), list, func(l *Lease, end End, err error) {
+		if err != nil {
+			a.logEnd(l, "", err)
+			problems = append(problems, fmt.Errorf("%s: %w", l.name(), err))
+			return
+		}
+		if end == EndRestored {
+			end = how
+		}
+		a.end(l, end)
+	})
+	a.sync()
+	return errors.Join(problems...)
+}
+
+// end notes that a lease has ended: in the journal, in the log, and in what is watched.
+func (a *Actor) end(l *Lease, how End) {
+	a.logEnd(l, how, nil)
+	a.stats.Ended[how]++
+	delete(a.leases, l.Target)
+	a.journal.End(l.Target, how)
+	a.dirty = true
+	if v := a.views[l.For]; v != nil {
+		v.stale = true
+	}
+	for _, s := range a.holders(l) {
+		for i := range s.watches {
+			if w := &s.watches[i]; w.lease == l {
+				w.lease = nil
+				if !w.yielded {
+					*w = watch{}
+				}
+			}
+		}
+	}
+}
+
+// holders are the decisions that watch a lease.
+func (a *Actor) holders(l *Lease) []*standing {
+	if s := a.standing[decisionKey{l.For, l.Kind}]; s != nil {
+		return []*standing{s}
+	}
+	if v := a.views[l.For]; v != nil {
+		return v.standing
+	}
+	return nil
+}
+
+// sync writes down what has ended.
+func (a *Actor) sync() {
+	if !a.dirty || a.journal == nil {
+		return
+	}
+	a.dirty = false
+	err := a.journal.Sync()
+	if err != nil {
+		a.stats.JournalErrors++
+	}
+	a.report("journal", err, "the journal of leases cannot be written: no limit is changed until it can")
+}
+
+// report logs when something begins or ceases to fail.
+func (a *Actor) report(what string, err error, message string) {
+	last, failing := a.told[what]
+	switch {
+	case err == nil && failing:
+		delete(a.told, what)
+		a.log.Info("works again", "what", what)
+	case err != nil && last != err.Error():
+		a.told[what] = err.Error()
+		a.log.Error(message, "error", err)
+	}
+}
+
+func (a *Actor) logEnd(l *Lease, how End, err error) {
+	attrs := []any{
+		"task", l.For, "kind", l.Kind, "target", l.name(), "set", l.New, "before", l.First, "owner", l.Owner,
+	}
+	switch {
+	case err != nil:
+		a.log.Error("a limit could not be given back; it is still in the journal: owca restore tries again",
+			append(attrs, "error", err)...)
+	case how == EndForeign:
+		a.log.Warn("somebody else changed a limit: it stays as it is now, until another one is decided", attrs...)
+	case how == EndGone:
+		a.log.Debug("a limit went with its cgroup", attrs...)
+	default:
+		a.log.Info("a limit was given back", append(attrs, "how", string(how))...)
+	}
+}
+
+// name is for messages: the cgroup with its file, or what it is of resctrl.
+func (t *Target) name() string {
+	switch {
+	case t.Cgroup != "":
+		return t.Cgroup + " " + t.Knob.String()
+	case t.Task != "":
+		return "resctrl task " + string(t.Task)
+	case t.Group == "":
+		return "resctrl default group"
+	}
+	return "resctrl group " + t.Group
+}

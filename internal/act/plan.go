@@ -1,6 +1,13 @@
 package act
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
 	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/internal/cgroup"
 	"github.com/owca-project/owca/internal/resctrl"
@@ -14,8 +21,8 @@ type Wanted struct {
 	owca.Allocation
 }
 
-// State is all that Plan knows of the host: what the kinds that are wanted need, of the tasks
-// that they are wanted for.
+// State is all that Plan knows of the host: what the kinds that are wanted need, of the
+// tasks that they are wanted for.
 type State struct {
 	Units
 	CPUs    int    // online
@@ -52,9 +59,13 @@ type CgroupState struct {
 	Values map[cgroup.Knob]string
 	// Errors of the knobs that could not be read; [cgroup.ErrGone] if it is gone.
 	Errors map[cgroup.Knob]error
-	// LargestBelow is the highest CPUMax of the cgroups below it, "" if none has a limit; and BelowPath its path.
+	// LargestBelow is the highest CPUMax, as part of its period, of the cgroups below it
+	// that Cgroups has not, "" if none of them has a limit; BelowPath is its path. V1 only.
 	LargestBelow, BelowPath string
-	// V1: the CPU controller is v1's, where a child may not have more quota than its parent.
+	// CPUsBelow and MemsBelow are all that the lists of those cgroups have. V1 only.
+	CPUsBelow, MemsBelow string
+	// V1: the CPU controller is v1's, where a child may not have more quota than its
+	// parent; and that of cpusets, where it may not have more cpus.
 	V1 bool
 }
 
@@ -83,19 +94,354 @@ type Invalid struct {
 }
 
 // Error names the task, the kind and the reason.
-func (e *Invalid) Error() string { panic("B") }
-
-// Plan returns the changes that make what is wanted true: only what differs, each target once, parents
-// before children where a limit is raised and children before parents where it is lowered. It is pure.
-//
-// The error joins an [Invalid] for each allocation that is invalid anywhere: an unknown task or kind, a number that is
-// not finite or out of range, a list that is none, more groups of resctrl than CLOSIDs; there are no changes then.
-func Plan(s *State, wanted []Wanted) (Planned, error) { panic("B") }
-
-// Current returns the allocation that a knob's value is, of one cgroup, in the units of [owca.AllocationKind].
-func Current(u Units, cpus int, k cgroup.Knob, value string) (owca.AllocationKind, owca.Allocation, bool) {
-	panic("B")
+func (e *Invalid) Error() string {
+	return fmt.Sprintf("task %s: %s: %s", e.Task, e.Kind, e.Reason)
 }
 
-// Knobs are those that an allocation of a kind may change, for [State] to have them.
-func Knobs(kind owca.AllocationKind) []cgroup.Knob { panic("B") }
+// Plan returns the changes that make what is wanted true: only what differs, parents before
+// children where a limit is raised and children before parents where it is lowered, so that
+// the kernel refuses none of them, nor of their undoing in reverse. It is pure.
+//
+// Each target is in it once, but for a group of resctrl that is made and then set. Of two
+// entries for the same kind of a task, or for the same target with different values, the
+// later wins. A release restores what the owner has leased of the kind, and is nothing if
+// that is nothing.
+//
+// The error joins an [Invalid] for each allocation that is invalid anywhere: an unknown task
+// or kind, a number that is not finite or out of range, a list that is none, more groups of
+// resctrl than CLOSIDs; there are no changes then.
+func Plan(s *State, wanted []Wanted) (Planned, error) {
+	if len(wanted) == 0 {
+		return Planned{}, nil
+	}
+	p := newPlanner(s, wanted)
+	invalid := p.validate()
+	rdt, err := p.rdt()
+	if err := errors.Join(invalid, err); err != nil {
+		return Planned{}, err
+	}
+	p.claim()
+	p.release()
+	p.settleCPUMax()
+	p.settleBurst()
+	p.settleIdle()
+	p.settleCPUSets()
+	return Planned{Changes: append(p.changes(), rdt...), Refused: p.refusals()}, nil
+}
+
+// planner is the state of one Plan.
+type planner struct {
+	*State
+	entries []entry
+	// steps are what is to be done, by what it is done to.
+	steps    map[Target]*step
+	byKnob   [cgroup.NumKnobs][]*step // the same; see sorted
+	unsorted [cgroup.NumKnobs]bool
+	// leased are the targets by what they are leased for; nil until it is asked for.
+	leased map[leaseKey][]*Lease
+	// bases are how many tasks' first cgroups have a name, by that; nil as long.
+	bases map[string]int
+}
+
+// entry is one of those wanted, that no later one overrides.
+type entry struct {
+	Wanted
+	task *TaskState
+	// invalid: no host would take it.
+	invalid bool
+	// refused is why it is; then its steps are void.
+	refused string
+	gone    bool
+}
+
+// step is a change before it is known whether it can be made.
+type step struct {
+	Target
+	depth   int
+	entry   *entry
+	value   string
+	note    string
+	release bool
+
+	// made is for whom, if not for the entry. A lease that is put down to another becomes a
+	// change even if the value stays.
+	made  *madeFor
+	renew bool
+	// cpus of a burst, of which the value depends on the period.
+	cpus float64
+}
+
+// madeFor is what a change is put down to.
+type madeFor struct {
+	task          owca.TaskID
+	kind          owca.AllocationKind
+	owner, reason string
+}
+
+func (e *entry) made() *madeFor { return &madeFor{e.Task, e.Kind, e.Owner, e.Reason} }
+
+func (l *Lease) made() *madeFor { return &madeFor{l.For, l.Kind, l.Owner, l.Reason} }
+
+type leaseKey struct {
+	task  owca.TaskID
+	kind  owca.AllocationKind
+	owner string
+}
+
+func newPlanner(s *State, wanted []Wanted) *planner {
+	type key struct {
+		task owca.TaskID
+		kind owca.AllocationKind
+	}
+	p := &planner{State: s, steps: make(map[Target]*step, len(wanted))}
+	last := make(map[key]int, len(wanted))
+	for i := range wanted {
+		last[key{wanted[i].Task, wanted[i].Kind}] = i
+	}
+	p.entries = make([]entry, 0, len(last))
+	for i := range wanted {
+		w := &wanted[i]
+		if last[key{w.Task, w.Kind}] == i {
+			p.entries = append(p.entries, entry{Wanted: *w, task: s.Tasks[w.Task]})
+		}
+	}
+	return p
+}
+
+func (e *entry) refuse(format string, args ...any) {
+	if e.refused == "" {
+		e.refused = fmt.Sprintf(format, args...)
+	}
+}
+
+// refusals in the order of what was wanted.
+func (p *planner) refusals() []Refusal {
+	var list []Refusal
+	for i := range p.entries {
+		if e := &p.entries[i]; e.refused != "" {
+			list = append(list, Refusal{Task: e.Task, Kind: e.Kind, Reason: e.refused, Gone: e.gone})
+		}
+	}
+	return list
+}
+
+// lease returns the one that is held of a target, of this very cgroup.
+func (p *planner) lease(t Target) *Lease {
+	l := p.Leases[t]
+	if l == nil || t.Cgroup != "" && (p.Cgroups[t.Cgroup] == nil || l.ID != p.Cgroups[t.Cgroup].ID) {
+		return nil
+	}
+	return l
+}
+
+// live returns the step of a target that is going to be done.
+func (p *planner) live(path string, k cgroup.Knob) *step {
+	if st := p.steps[Target{Cgroup: path, Knob: k}]; st != nil && st.entry.refused == "" {
+		return st
+	}
+	return nil
+}
+
+// now returns the value that a knob has.
+func (p *planner) now(path string, k cgroup.Knob) (string, bool) {
+	c := p.Cgroups[path]
+	if c == nil {
+		return "", false
+	}
+	v, ok := c.Values[k]
+	return v, ok
+}
+
+// put adds a step.
+func (p *planner) put(st *step) {
+	st.depth = depth(st.Cgroup)
+	p.steps[st.Target] = st
+	p.byKnob[st.Knob] = append(p.byKnob[st.Knob], st)
+	p.unsorted[st.Knob] = true
+}
+
+// sorted are the live steps of a knob, parents before children, until the next call.
+func (p *planner) sorted(k cgroup.Knob) []*step {
+	if p.unsorted[k] {
+		slices.SortFunc(p.byKnob[k], func(a, b *step) int {
+			return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.Cgroup, b.Cgroup))
+		})
+		p.unsorted[k] = false
+	}
+	p.byKnob[k] = slices.DeleteFunc(p.byKnob[k], func(st *step) bool { return st.entry.refused != "" || p.steps[st.Target] != st })
+	return p.byKnob[k]
+}
+
+func depth(path string) int { return strings.Count(path, "/") }
+
+// ancestors yields the paths above a cgroup, the nearest first, without the root.
+func ancestors(path string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for {
+			i := strings.LastIndexByte(path, '/')
+			if i <= 0 {
+				return
+			}
+			if path = path[:i]; !yield(path) {
+				return
+			}
+		}
+	}
+}
+
+// claim finds out what each entry changes, the later ones first: what they want is had.
+func (p *planner) claim() {
+	for i := len(p.entries) - 1; i >= 0; i-- {
+		e := &p.entries[i]
+		if e.Release || e.Kind == owca.RDTGroup {
+			continue
+		}
+		cgroups := p.usable(e)
+		if e.refused != "" {
+			continue
+		}
+		steps := p.steady(e, cgroups)
+		if steps == nil {
+			steps = p.desire(e, cgroups)
+		}
+		for _, st := range steps {
+			if other := p.steps[st.Target]; other != nil && !st.Knob.Equal(other.value, st.value) {
+				e.refuse("%s of %s is shared with task %s, which is given %s", st.Knob, st.Cgroup, other.entry.Task, other.value)
+			}
+		}
+		if e.refused != "" {
+			continue
+		}
+		for j := range steps {
+			if p.steps[steps[j].Target] == nil {
+				p.put(&steps[j])
+			}
+		}
+	}
+}
+
+// usable returns the cgroups of the task in which a kind can be set, with its knob in them.
+func (p *planner) usable(e *entry) []place {
+	if len(e.task.Cgroups) == 0 {
+		e.refuse("the task has no cgroup")
+		return nil
+	}
+	var list []place
+	for _, path := range e.task.Cgroups {
+		if isPodOrAbove(path) {
+			e.refuse("%s is a pod or above one in Kubernetes' hierarchy: limits go on its containers only", path)
+			return nil
+		}
+		c := p.Cgroups[path]
+		if c == nil {
+			continue // removed
+		}
+		k, err := c.knob(e.Kind)
+		switch {
+		case errors.Is(err, cgroup.ErrGone):
+			continue
+		case errors.Is(err, errors.ErrUnsupported):
+			e.refuse("%s has no %s: the controller is not enabled there, or the kernel has not the feature", path, k)
+			return nil
+		case err != nil:
+			e.refuse("%s of %s cannot be read: %v", k, path, err)
+			return nil
+		}
+		if !slices.ContainsFunc(list, func(a place) bool { return a.path == path }) {
+			list = append(list, place{path: path, CgroupState: c, knob: k, now: c.Values[k]})
+		}
+	}
+	if len(list) == 0 {
+		e.gone = true
+		e.refuse("its cgroup was removed")
+	}
+	return list
+}
+
+// place is where an allocation of a kind goes.
+type place struct {
+	path string
+	*CgroupState
+	knob cgroup.Knob
+	now  string
+}
+
+// knob returns the one of a kind that the cgroup has.
+func (c *CgroupState) knob(kind owca.AllocationKind) (cgroup.Knob, error) {
+	knobs := knobsOf(kind)
+	var first error
+	for _, k := range knobs {
+		if _, ok := c.Values[k]; ok {
+			return k, nil
+		}
+		// What is wrong with one that is there tells more than that another is not.
+		if err := c.Errors[k]; err != nil && (first == nil || errors.Is(first, errors.ErrUnsupported)) {
+			first = err
+		}
+	}
+	if first == nil {
+		first = errNotRead
+	}
+	return knobs[len(knobs)-1], first
+}
+
+var errNotRead = errors.New("it was not looked at")
+
+// release undoes what the owners have leased, where nobody wants another value now.
+func (p *planner) release() {
+	for i := range p.entries {
+		e := &p.entries[i]
+		if !e.Release || e.Kind == owca.RDTGroup {
+			continue
+		}
+		for _, l := range p.leases(e) {
+			if l.Cgroup == "" || p.lease(l.Target) == nil || p.steps[l.Target] != nil {
+				continue
+			}
+			if _, ok := p.now(l.Cgroup, l.Knob); !ok {
+				continue
+			}
+			p.put(&step{Target: l.Target, entry: e, value: l.First, release: true})
+		}
+	}
+}
+
+// leases are those of an entry, in the order of their making.
+func (p *planner) leases(e *entry) []*Lease {
+	if p.leased == nil {
+		p.leased = make(map[leaseKey][]*Lease, len(p.Leases))
+		for _, l := range p.Leases {
+			k := leaseKey{l.For, l.Kind, l.Owner}
+			p.leased[k] = append(p.leased[k], l)
+		}
+		for _, list := range p.leased {
+			slices.SortFunc(list, func(a, b *Lease) int { return cmp.Compare(a.Seq, b.Seq) })
+		}
+	}
+	return p.leased[leaseKey{e.Task, e.Kind, e.Owner}]
+}
+
+// change returns the change that a step is; ok is false if there is nothing to do.
+func (p *planner) change(st *step) (c Change, ok bool) {
+	now, ok := p.now(st.Cgroup, st.Knob)
+	if !ok {
+		return c, false
+	}
+	if flag := p.live(st.Cgroup, cgroup.CPUIdleFlag); flag != nil && flag.value == "0" && defaultWeight(st.Knob) != "" {
+		if idle, _ := p.now(st.Cgroup, cgroup.CPUIdleFlag); idle == "1" {
+			now = defaultWeight(st.Knob) // by then
+		}
+	}
+	if !st.release && !st.renew && st.Knob.Equal(now, st.value) {
+		return c, false
+	}
+	by := st.made
+	if by == nil {
+		by = st.entry.made()
+	}
+	c = Change{
+		Target: st.Target, For: by.task, Kind: by.kind, Owner: by.owner, Reason: by.reason,
+		ID: p.Cgroups[st.Cgroup].ID, Old: now, New: st.value, Release: st.release, Note: st.note,
+	}
+	return c, true
+}

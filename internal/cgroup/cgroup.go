@@ -1,5 +1,5 @@
-// Package cgroup reads what the kernel says about cgroups: of version 1, of
-// version 2, and of hybrid hosts, which have both.
+// Package cgroup reads what the kernel says about cgroups, and sets their limits:
+// of version 1, of version 2, and of hybrid hosts, which have both.
 //
 // [FS.Tree] finds out where the hierarchies are mounted and which of them has
 // which controller. [Tree.Open] opens a cgroup by its path, the one that
@@ -21,7 +21,10 @@
 //		…
 //	}
 //
-// A Tree and its Groups share buffers: use them from one goroutine at a time.
+// [Tree.Control] opens a cgroup to change its limits, each of which is a [Knob].
+//
+// A Tree, its Groups and its Controls share buffers: use them from one goroutine
+// at a time.
 package cgroup
 
 import (

@@ -12,11 +12,10 @@ import (
 
 // A Group is an open cgroup, in every hierarchy that has it.
 type Group struct {
+	place
 	tree   *Tree
-	path   string
-	inodes []uint64 // of its directory, by hierarchy; 0: not there
-	slots  []slot   // by source
-	files  int      // kept open
+	slots  []slot // by source
+	files  int    // kept open
 	closed bool
 }
 
@@ -137,10 +136,7 @@ func (g *Group) Read(s *Stat, sets Set) error {
 		return fmt.Errorf("cgroup %q: %w", g.path, fs.ErrClosed)
 	}
 	t := g.tree
-	// Descriptors may have become free again: try, slowly.
-	if t.reads++; t.reads%64 == 0 && t.shortfall > 0 {
-		t.shortfall--
-	}
+	t.count()
 	for i := range t.sources {
 		src := &t.sources[i]
 		if src.set&sets == 0 || src.unless >= 0 && g.inodes[src.unless] != 0 {
@@ -220,7 +216,7 @@ func (g *Group) later(sl *slot, f fault) fault {
 }
 
 func (g *Group) open(src *source) (int, fault) {
-	dir, f := g.tree.dir(g, src.hierarchy)
+	dir, f := g.tree.dir(&g.place, src.hierarchy)
 	if f != 0 {
 		return -1, f
 	}
@@ -388,7 +384,7 @@ func (g *Group) ids(buf []int, v1, v2 string, below bool) ([]int, error) {
 
 func (g *Group) idsIn(buf []int, h int, name string, below bool) ([]int, fault) {
 	t := g.tree
-	dir, f := t.dir(g, h)
+	dir, f := t.dir(&g.place, h)
 	if f == 0 {
 		buf, f = t.idsOf(buf, dir, name)
 	}

@@ -20,7 +20,7 @@ var errTooLong = errors.New("longer than 1 MiB")
 
 const maxBuffer = 1 << 20
 
-// A Tree is the cgroup hierarchies of a host, and how to read them.
+// A Tree is the cgroup hierarchies of a host, and how to read and limit them.
 type Tree struct {
 	// KeepSets are the sets whose files stay open from one Read to the next;
 	// change it before the first Open. Kept ones cost a pread each time (1 µs
@@ -29,11 +29,11 @@ type Tree struct {
 	// much for files read every so many seconds. The default is CPU, Memory,
 	// IO, PIDs and Pressure.
 	KeepSets Set
-	// KeepFiles is how many files may stay open between reads, in all Groups.
-	// Beyond it, files are opened for each read: correct, and slower. The same
-	// happens when the kernel has none left (EMFILE, ENFILE). The default is
-	// what this process may open less a sixteenth, or less 1024 if that is
-	// more, or half of it if that is little; at most 65536.
+	// KeepFiles is how many files may stay open between reads, in all Groups
+	// and Controls. Beyond it, files are opened for each read: correct, and
+	// slower. The same happens when the kernel has none left (EMFILE, ENFILE).
+	// The default is what this process may open less a sixteenth, or less 1024
+	// if that is more, or half of it if that is little; at most 65536.
 	KeepFiles int
 
 	hierarchies []Hierarchy
@@ -42,13 +42,16 @@ type Tree struct {
 	blkio       int   // hierarchy of v1's blkio, -1: none
 	counting    [2]ioCount
 
+	knobs     [NumKnobs]knobFiles
 	groups    map[*Group]struct{} // the open ones
-	files     int                 // kept open
-	shortfall int                 // how much less than KeepFiles there turned out to be
-	reads     uint                // Group.Reads so far
+	controls  map[*Control]struct{}
+	files     int  // kept open
+	shortfall int  // how much less than KeepFiles there turned out to be
+	reads     uint // so far, of Groups and Controls
 
 	// Scratch space of one Read.
 	buf  []byte  // content of a file
+	text []byte  // of the files of a knob, or what is written to one
 	path []byte  // NUL-terminated
 	dirs []int32 // open directories by hierarchy, -1: not open
 	st   unix.Stat_t
@@ -61,6 +64,7 @@ func newTree(list []Hierarchy) *Tree {
 		hierarchies: list,
 		blkio:       -1,
 		groups:      map[*Group]struct{}{},
+		controls:    map[*Control]struct{}{},
 		buf:         make([]byte, 8<<10),
 		dirs:        make([]int32, len(list)),
 	}
@@ -85,6 +89,7 @@ func newTree(list []Hierarchy) *Tree {
 		}
 	}
 	t.plan()
+	t.planKnobs()
 	return t
 }
 
@@ -133,7 +138,7 @@ func (t *Tree) Dirs() []string {
 // Controllers returns the hierarchies, v2 first, with their controllers.
 func (t *Tree) Controllers() []Hierarchy { return slices.Clone(t.hierarchies) }
 
-// Files returns how many files all Groups keep open.
+// Files returns how many files all Groups and Controls keep open.
 func (t *Tree) Files() int { return t.files }
 
 func (t *Tree) v2() int {
@@ -150,10 +155,30 @@ func (t *Tree) v1(controller string) int {
 // "/a/b" without "." and "..". The error wraps [fs.ErrNotExist] if no hierarchy
 // has it. No file is opened before the first Read.
 func (t *Tree) Open(name string) (*Group, error) {
-	if !strings.HasPrefix(name, "/") || path.Clean(name) != name || strings.ContainsRune(name, 0) {
-		return nil, fmt.Errorf("%q is not the path of a cgroup: %w", name, fs.ErrInvalid)
+	at, err := t.find(name)
+	if err != nil {
+		return nil, err
 	}
-	g := &Group{tree: t, path: name, inodes: make([]uint64, len(t.hierarchies))}
+	g := &Group{tree: t, place: at, slots: make([]slot, len(t.sources))}
+	for i := range g.slots {
+		g.slots[i].fd = -1
+	}
+	t.groups[g] = struct{}{}
+	return g, nil
+}
+
+// A place is a cgroup: its path, and which directories it means.
+type place struct {
+	path   string
+	inodes []uint64 // of its directory, by hierarchy; 0: not there
+}
+
+// find looks for a cgroup in all hierarchies.
+func (t *Tree) find(name string) (place, error) {
+	if !strings.HasPrefix(name, "/") || path.Clean(name) != name || strings.ContainsRune(name, 0) {
+		return place{}, fmt.Errorf("%q is not the path of a cgroup: %w", name, fs.ErrInvalid)
+	}
+	at := place{path: name, inodes: make([]uint64, len(t.hierarchies))}
 	found := false
 	var problem error
 	for i := range t.hierarchies {
@@ -166,7 +191,7 @@ func (t *Tree) Open(name string) (*Group, error) {
 		err := unix.Stat(h.Dir+rel, &st)
 		switch {
 		case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
-			g.inodes[i] = st.Ino
+			at.inodes[i] = st.Ino
 			found = true
 		case err == nil || err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ENODEV:
 		default:
@@ -177,14 +202,9 @@ func (t *Tree) Open(name string) (*Group, error) {
 		if problem == nil {
 			problem = fs.ErrNotExist
 		}
-		return nil, fmt.Errorf("cgroup %q: %w", name, problem)
+		return place{}, fmt.Errorf("cgroup %q: %w", name, problem)
 	}
-	g.slots = make([]slot, len(t.sources))
-	for i := range g.slots {
-		g.slots[i].fd = -1
-	}
-	t.groups[g] = struct{}{}
-	return g, nil
+	return at, nil
 }
 
 // A source is one file of each cgroup.
@@ -302,8 +322,16 @@ func (t *Tree) openat(dir int, name []byte, flags int) (int, unix.Errno) {
 	}
 }
 
-// shed closes the kept files of some Group, and remembers to keep less.
+// shed closes the kept files of some Group or Control, and remembers to keep less.
 func (t *Tree) shed() bool {
+	for c := range t.controls {
+		if c.files == 0 {
+			continue
+		}
+		c.dropAll()
+		t.shortfall = max(t.KeepFiles-t.files, 0)
+		return true
+	}
 	for g := range t.groups {
 		if g.files == 0 {
 			continue
@@ -317,23 +345,37 @@ func (t *Tree) shed() bool {
 	return false
 }
 
+// count counts reads: descriptors may have become free again, try, slowly.
+func (t *Tree) count() {
+	if t.reads++; t.reads%64 == 0 && t.shortfall > 0 {
+		t.shortfall--
+	}
+}
+
 // may keep another file open?
 func (t *Tree) mayKeep() bool { return t.files < t.KeepFiles-t.shortfall }
 
-// dir opens the directory of a group in a hierarchy, until closeDirs. The
-// error is errGone, errMissing, or something else that is wrong.
-func (t *Tree) dir(g *Group, h int) (int, fault) {
+// dir is openDir until closeDirs.
+func (t *Tree) dir(p *place, h int) (int, fault) {
 	if fd := t.dirs[h]; fd >= 0 {
 		return int(fd), 0
 	}
-	rel, ok := t.hierarchies[h].rel(g.path)
+	fd, f := t.openDir(p, h)
+	t.dirs[h] = int32(fd)
+	return fd, f
+}
+
+// openDir opens the directory of a cgroup in a hierarchy. The error, with -1, is
+// gone, missing, or something else that is wrong.
+func (t *Tree) openDir(p *place, h int) (int, fault) {
+	rel, ok := t.hierarchies[h].rel(p.path)
 	if !ok {
 		return -1, missing
 	}
 	t.path = append(append(append(t.path[:0], t.hierarchies[h].Dir...), rel...), 0)
 	fd, errno := t.openat(unix.AT_FDCWD, t.path, unix.O_PATH|unix.O_DIRECTORY)
 	if errno == unix.ENOENT || errno == unix.ENOTDIR || errno == unix.ENODEV {
-		if g.inodes[h] != 0 {
+		if p.inodes[h] != 0 {
 			return -1, gone
 		}
 		return -1, missing
@@ -347,12 +389,11 @@ func (t *Tree) dir(g *Group, h int) (int, fault) {
 	}
 	// The inode number is the cgroup's id, never used again: a different one
 	// is a new cgroup by the name of the old.
-	if old := g.inodes[h]; old != 0 && old != t.st.Ino {
+	if old := p.inodes[h]; old != 0 && old != t.st.Ino {
 		_ = unix.Close(fd)
 		return -1, gone
 	}
-	g.inodes[h] = t.st.Ino
-	t.dirs[h] = int32(fd)
+	p.inodes[h] = t.st.Ino
 	return fd, 0
 }
 

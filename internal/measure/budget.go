@@ -56,7 +56,19 @@ type budget struct {
 	counted uint64 // the tick in which groups were counted; 0 = never
 	groups  int    // then, and since then ours; each has an RMID
 	spare   int    // RMIDs to leave free
+
+	// control are the control groups that wait for an RMID: what becomes free is theirs.
+	control map[string]controlClaim
 }
+
+// controlClaim is what is known of a control group that could not be made, in ticks.
+type controlClaim struct {
+	since, last uint64 // the first and the last attempt
+	freed       uint64 // when a task gave its RMID for it; 0 = none has
+}
+
+// patient is how many ticks after its last attempt an RMID is kept for a control group.
+const patient = 60
 
 // claim is what a task has to say for itself.
 type claim struct {
@@ -111,7 +123,7 @@ func (t *Tasks) share() {
 			continue
 		}
 		t.average(k)
-		if !w.monitored() && !w.again && k.alive > 0 && w.retry.due(t.tick) {
+		if !w.monitored() && !w.overlap && (!w.again || c.keeps(w)) && k.alive > 0 && w.retry.due(t.tick) {
 			b.waiting = append(b.waiting, k)
 		}
 	}
@@ -137,7 +149,7 @@ func (t *Tasks) share() {
 		t.grant()
 	}
 	b.waiting = slices.DeleteFunc(b.waiting, func(k *taskState) bool { return k.watch.monitored() || k.watch.err != nil })
-	if len(b.waiting) == 0 || b.since == 0 {
+	if len(b.waiting) == 0 || b.since == 0 || len(b.control) > 0 {
 		return
 	}
 	b.held = b.held[:0]
@@ -193,6 +205,15 @@ func (t *Tasks) countGroups() error {
 func (t *Tasks) grant() {
 	c := t.monitoring
 	b := &c.budget
+	for group, of := range b.control {
+		if t.tick-of.last > patient {
+			delete(b.control, group) // nobody wants it any more
+		}
+	}
+	if len(b.control) > 0 {
+		c.refuse(t.tick, resctrl.ErrNoRMID)
+		return
+	}
 	if err := t.countGroups(); err != nil {
 		c.errors++
 		if c.failure == nil {
@@ -348,6 +369,67 @@ func (t *Tasks) give(from, to *taskState, turn bool) {
 	to.watch.claim.reserved, to.watch.claim.turn, to.watch.claim.since = true, turn, t.tick
 	c.budget.retry = backoff{tick: t.tick + 1}
 	c.budget.groups--
+}
+
+// madeControl is told how the making of a control group ended. Where that was for want of
+// an RMID the task gives up its own that is least worth monitoring.
+func (t *Tasks) madeControl(group string, err error) {
+	c := t.monitoring
+	b := &c.budget
+	of, waits := b.control[group]
+	if !errors.Is(err, resctrl.ErrNoRMID) {
+		if err == nil {
+			b.counted = 0
+		}
+		if delete(b.control, group); waits && len(b.control) == 0 {
+			b.retry.reset()
+		}
+		return
+	}
+	c.refuse(t.tick, err)
+	if !waits {
+		of.since = t.tick
+	}
+	of.last = t.tick
+	// In limbo is what was given up for it, or something else: one of them is enough.
+	wait := of.freed > 0 && t.tick-of.freed < dwell
+	if errors.Is(err, resctrl.ErrLimbo) {
+		wait = of.freed > 0 || t.tick-of.since < limbo
+	}
+	if !wait && t.giveUp(group) {
+		of.freed = t.tick
+	}
+	if b.control == nil {
+		b.control = make(map[string]controlClaim)
+	}
+	b.control[group] = of
+}
+
+// giveUp removes the monitoring group of the task that is least worth it.
+func (t *Tasks) giveUp(group string) bool {
+	c := t.monitoring
+	var least *taskState
+	for _, k := range t.order {
+		if !k.watch.monitored() {
+			continue
+		}
+		if c.rank(k); least == nil || compareWorth(k, least) > 0 {
+			least = k
+		}
+	}
+	if least == nil {
+		return false
+	}
+	w := &least.watch
+	if err := w.watch.Unmonitor(); err != nil {
+		c.fail(least, err)
+		return false
+	}
+	slog.Info("a task is not monitored for now: its monitoring id (RMID) is for a control group", "component", "measure", "task", least.ID, "group", group)
+	w.followed, w.foreign, w.again = false, false, false
+	w.claim.turn, w.claim.had, w.claim.since = false, t.tick, t.tick
+	c.budget.groups--
+	return true
 }
 
 // average keeps what CPU a task uses.

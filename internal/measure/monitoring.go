@@ -25,6 +25,15 @@ type ResctrlOptions struct {
 	// First: of the tasks that there are not enough RMIDs for, those whose labels all
 	// match come first. Expressions are anchored at the start.
 	First map[string]*regexp.Regexp
+	// Control: tasks may be moved to control groups (see [Tasks.Control]). A host that
+	// can only allocate will do then; control groups that are left from before are
+	// whoever's that uses it.
+	Control bool
+	// RemoveAll, with Control: remove every group, whoever made it, before the first is made.
+	RemoveAll bool
+	// ReadOnly: nothing is written, and nothing claimed, so that it works beside an agent;
+	// [Control] tells what there is. It is of a Tasks from its beginning to its end.
+	ReadOnly bool
 }
 
 // Resctrl is how tasks are monitored. It never changes; whoever wants it otherwise
@@ -33,6 +42,7 @@ type Resctrl struct {
 	options ResctrlOptions
 	fs      resctrlFS
 	made    *resctrl.Mount // by PlanResctrl, and nobody's yet
+	rdt     *owca.RDT
 }
 
 // resctrlFS, resctrlTree and resctrlWatch are what is used of package resctrl; tests
@@ -53,6 +63,11 @@ type resctrlTree interface {
 	Groups([]resctrl.Name) ([]resctrl.Name, error)
 	Threads(resctrl.Name, []int) ([]int, error)
 	Remove(resctrl.Name) error
+	RemoveAll() error
+	ControlGroups() ([]resctrl.ControlGroup, error)
+	Schemata(string) (resctrl.Schemata, error)
+	Do(resctrl.Change) (resctrl.Schemata, error)
+	Undo(resctrl.Change) error
 	Watch([]string, []resctrl.Name, resctrl.Lister) (resctrlWatch, error)
 	Close() error
 }
@@ -61,6 +76,7 @@ type resctrlWatch interface {
 	Name() resctrl.Name
 	Monitor() error
 	Unmonitor() error
+	Move(string, resctrl.Lister) error
 	Follow(resctrl.Lister, bool) (resctrl.Followed, error)
 	Read([]resctrl.Usage) ([]resctrl.Usage, error)
 	Epoch() int
@@ -92,10 +108,10 @@ func (t hostTree) Watch(paths []string, groups []resctrl.Name, threads resctrl.L
 // PlanResctrl looks for resctrl, and mounts it if that is wanted and nobody has; what
 // it mounts is the Tasks' that it is given to, or of [Resctrl.Discard]. The Resctrl is
 // nil only where the kernel has no resctrl, or the host not what an option is for;
-// with any other error it waits for what is missing. Errors: errors.ErrUnsupported, also
-// for a host that can only allocate, and monitor nothing; [resctrl.ErrNotMounted];
-// [resctrl.ErrInUse] by another process; fs.ErrPermission if monitoring groups cannot be
-// made, or syscall.EROFS.
+// with any other error it waits for what is missing. Errors: errors.ErrUnsupported, also,
+// without Control, for a host that can only allocate, and monitor nothing;
+// [resctrl.ErrNotMounted]; [resctrl.ErrInUse] by another process; fs.ErrPermission if
+// groups cannot be made, or syscall.EROFS.
 func (h *Host) PlanResctrl(o ResctrlOptions) (*Resctrl, error) {
 	return h.planResctrl(hostResctrl{resctrl.FS{Root: h.Proc.Root}}, o)
 }
@@ -103,7 +119,7 @@ func (h *Host) PlanResctrl(o ResctrlOptions) (*Resctrl, error) {
 func (h *Host) planResctrl(f resctrlFS, o ResctrlOptions) (*Resctrl, error) {
 	r := &Resctrl{options: o, fs: f}
 	m, err := f.Mounted()
-	if o.Mount && errors.Is(err, resctrl.ErrNotMounted) {
+	if o.Mount && !o.ReadOnly && errors.Is(err, resctrl.ErrNotMounted) {
 		if m, err = f.Mount(o.MountOptions); err == nil {
 			r.made = &m
 		}
@@ -112,23 +128,35 @@ func (h *Host) planResctrl(f resctrlFS, o ResctrlOptions) (*Resctrl, error) {
 		return nil, err
 	}
 	if err == nil {
-		err = h.usableResctrl(f, m)
+		err = h.usableResctrl(r, m)
 	}
 	return r, err
 }
 
+// RDT returns what the host could do when it was planned, for requirements; nil if
+// resctrl could not be opened.
+func (r *Resctrl) RDT() *owca.RDT {
+	if r == nil {
+		return nil
+	}
+	return r.rdt
+}
+
 // usableResctrl says whether groups can be made in a mount.
-func (h *Host) usableResctrl(f resctrlFS, m resctrl.Mount) error {
+func (h *Host) usableResctrl(r *Resctrl, m resctrl.Mount) error {
 	// What is asked here is not to refuse a Tasks that looks for it now.
 	h.resctrl.Lock()
 	defer h.resctrl.Unlock()
-	t, err := f.Open(m)
+	t, err := r.fs.Open(m)
 	if err != nil {
 		return err
 	}
+	r.rdt = newRDT(t.Info())
 	switch {
-	case t.Info().RMIDs() == 0:
+	case r.rdt.RMIDs == 0 && !r.options.Control:
 		err = fmt.Errorf("%w: this host has no monitoring ids (RMIDs): no task can be monitored", errors.ErrUnsupported)
+	case r.options.ReadOnly:
+		return t.Close()
 	case m.ReadOnly:
 		err = fmt.Errorf("%s is mounted read only: no group can be made: %w", m.Dir, syscall.EROFS)
 	case !h.claimed:
@@ -137,14 +165,22 @@ func (h *Host) usableResctrl(f resctrlFS, m resctrl.Mount) error {
 	if err := errors.Join(err, t.Close()); err != nil {
 		return err
 	}
-	dir := m.Dir + "/mon_groups"
+	var dirs []string
+	if r.rdt.RMIDs > 0 {
+		dirs = append(dirs, m.Dir+"/mon_groups")
+	}
+	if r.options.Control {
+		dirs = append(dirs, m.Dir)
+	}
 	const (
 		cwd       = -100  // AT_FDCWD
 		writable  = 2     // W_OK
 		effective = 0x200 // AT_EACCESS
 	)
-	if err := syscall.Faccessat(cwd, dir, writable, effective); err != nil {
-		return fmt.Errorf("%s cannot be written to: %w", dir, err)
+	for _, dir := range dirs {
+		if err := syscall.Faccessat(cwd, dir, writable, effective); err != nil {
+			return fmt.Errorf("%s cannot be written to: %w", dir, err)
+		}
 	}
 	return nil
 }
@@ -195,7 +231,10 @@ type monitoring struct {
 	monitors bool // it has RMIDs
 	yielded  int  // files that the cgroups keep open less for it
 	absent   string
+	missing  error // why there is no tree, if it was looked for
 	search   backoff
+	control  *Control // nil: nobody has asked for it
+	cleared  bool     // of all groups, as RemoveAll has it
 
 	tidied  bool // what is left without a task was looked at
 	untidy  bool // some could not be removed, and it was told
@@ -241,6 +280,11 @@ type watching struct {
 	watch   resctrlWatch // nil: not watched
 	threads resctrl.Lister
 	overlap bool
+	inner   []*taskState // with overlap: those whose the threads are that are not its
+	same    bool         // all are: its cgroups are those of the others
+
+	from  string // the control group that it was moved from
+	moved bool   // it was
 
 	epoch    int
 	followed bool // all threads that there were are in the group
@@ -287,7 +331,7 @@ func (t *Tasks) SetResctrl(n *Resctrl) {
 	n.made = nil
 	c := t.monitoring
 	if c == nil {
-		t.monitoring = &monitoring{Resctrl: n, made: made, mountNow: n.options.Mount, listed: true}
+		t.monitoring = &monitoring{Resctrl: n, made: made, mountNow: n.options.Mount && !n.options.ReadOnly, listed: true}
 		return
 	}
 	before := c.options
@@ -296,6 +340,9 @@ func (t *Tasks) SetResctrl(n *Resctrl) {
 	c.search.reset()
 	if made != nil {
 		c.made = made
+	}
+	if c.tree != nil && !c.monitors && before.Control != n.options.Control {
+		t.reopenResctrl()
 	}
 	if c.tree == nil || made != nil {
 		// The tree was unmounted, if there is one, which the next tick notices.
@@ -314,6 +361,23 @@ func (t *Tasks) SetResctrl(n *Resctrl) {
 		Resctrl: n, made: made, mountNow: true, listed: true,
 		moved: c.moved, errors: c.errors, refused: c.refused,
 	}
+}
+
+// reopenResctrl has the next tick open resctrl anew, with a claim or without: where nothing
+// can be monitored it is only used, and claimed, for control.
+func (t *Tasks) reopenResctrl() {
+	c := t.monitoring
+	for _, k := range t.known {
+		t.unwatch(k)
+	}
+	if c.made == nil && c.mount.Ours {
+		m := c.mount
+		c.made = &m
+	}
+	if err := t.closeResctrl(c); err != nil {
+		slog.Warn("closing resctrl", "component", "measure", "error", err)
+	}
+	c.listed = true
 }
 
 // stopMonitoring removes our monitoring groups, and unmounts what we mounted.
@@ -349,14 +413,25 @@ func (t *Tasks) endMonitoring() *resctrl.Mount {
 	if c.tree == nil {
 		return c.made
 	}
-	alive := c.tree.Alive() == nil
+	alive := c.tree.Alive() == nil && !c.options.ReadOnly
+	kept := alive && c.mount.Ours && c.options.Control && c.keptControl()
 	if err := t.closeResctrl(c); err != nil {
 		slog.Warn("closing resctrl", "component", "measure", "error", err)
 	}
-	if alive && c.mount.Ours {
+	switch {
+	case kept:
+		slog.Info("resctrl was mounted by owca and stays so: control groups of tasks are kept in it", "component", "measure", "dir", c.mount.Dir)
+		return nil
+	case alive && c.mount.Ours:
 		return &c.mount
 	}
 	return c.made
+}
+
+// keptControl says whether there is a control group of ours, which would end with the mount.
+func (c *monitoring) keptControl() bool {
+	groups, err := c.tree.Groups(nil)
+	return err == nil && slices.ContainsFunc(groups, func(n resctrl.Name) bool { return n.Monitor == "" && n.Ours() })
 }
 
 // closeResctrl closes the tree, which ends the claim, and gives the files back.
@@ -381,7 +456,7 @@ func (t *Tasks) unwatch(k *taskState) {
 		return
 	}
 	c := t.monitoring
-	if w.monitored() {
+	if w.monitored() && !c.options.ReadOnly {
 		if err := w.watch.Unmonitor(); err != nil && !errors.Is(err, resctrl.ErrGone) {
 			c.errors++
 			slog.Warn("a monitoring group of resctrl stays", "component", "measure", "task", k.ID, "group", w.watch.Name(), "error", err)
@@ -433,7 +508,7 @@ func (t *Tasks) monitor(now, listed time.Time) error {
 		return nil
 	}
 	c.failed, c.failure, c.fresh = 0, nil, false
-	if !t.openResctrl() || !c.monitors {
+	if !t.openResctrl() || c.options.ReadOnly || !c.monitors && !c.options.Control {
 		for _, k := range t.order {
 			k.usage.none()
 		}
@@ -463,7 +538,9 @@ func (t *Tasks) monitor(now, listed time.Time) error {
 	if all && !c.tidied && !listed.IsZero() && c.tidying.due(t.tick) {
 		t.tidy()
 	}
-	t.share()
+	if c.monitors {
+		t.share()
+	}
 	t.followAll(now)
 
 	clear(c.states[:])
@@ -524,7 +601,7 @@ func (t *Tasks) openResctrl() bool {
 		return false
 	}
 	err := t.findResctrl()
-	if err == nil {
+	if c.missing = err; err == nil {
 		c.search.reset()
 		c.absent = ""
 		slog.Info("resctrl is in use", "component", "measure", "dir", c.mount.Dir, "options", strings.Join(c.mount.Options, ","),
@@ -599,19 +676,38 @@ func (t *Tasks) findResctrl() error {
 		c.tellOptions(stays)
 	}
 	c.mountNow = false
+	if c.options.Control && c.options.RemoveAll && !c.options.ReadOnly && !c.cleared {
+		c.clear()
+	}
 	c.rdt = newRDT(tree.Info())
 	c.monitors = c.rdt.RMIDs > 0
 	t.yieldFiles()
 	return nil
 }
 
-// claimResctrl opens a mount and, if there is anything to monitor, makes sure that no
-// other agent does: what one makes the other would remove.
+// clear removes all groups, once.
+func (c *monitoring) clear() {
+	c.cleared = true
+	groups, err := c.tree.Groups(nil)
+	if err == nil {
+		err = c.tree.RemoveAll()
+	}
+	switch {
+	case err != nil:
+		slog.Warn("remove_all_resctrl_groups: groups stay", "component", "measure", "error", err)
+	case len(groups) > 1:
+		slog.Info("removed all resctrl groups, as remove_all_resctrl_groups has it", "component", "measure", "groups", len(groups)-1)
+	}
+}
+
+// claimResctrl opens a mount and, if there is anything to monitor or to control, makes sure
+// that no other agent does: what one makes the other would remove.
 func (t *Tasks) claimResctrl(m resctrl.Mount) (resctrlTree, error) {
 	t.host.resctrl.Lock()
 	defer t.host.resctrl.Unlock()
 	tree, err := t.monitoring.fs.Open(m)
-	if err != nil || tree.Info().RMIDs() == 0 {
+	o := &t.monitoring.options
+	if err != nil || o.ReadOnly || tree.Info().RMIDs() == 0 && !o.Control {
 		return tree, err
 	}
 	if err := tree.Claim(); err != nil {
@@ -720,7 +816,7 @@ func (t *Tasks) readUsage(k *taskState) {
 // newWatch begins to watch a task whose cgroups exist. tried: it took time.
 func (t *Tasks) newWatch(k *taskState) (tried bool) {
 	c, w := t.monitoring, &k.watch
-	if w.overlap || k.alive == 0 || !w.retry.due(t.tick) {
+	if w.overlap && (!c.options.Control || w.same) || k.alive == 0 || !w.retry.due(t.tick) {
 		return false
 	}
 	if err := c.listGroups(); err != nil {
@@ -729,12 +825,19 @@ func (t *Tasks) newWatch(k *taskState) (tried bool) {
 	}
 	if w.threads == nil {
 		w.threads = func(buf []int) ([]int, error) { return t.appendThreads(buf, k) }
+		if w.overlap {
+			w.threads = func(buf []int) ([]int, error) { return t.appendOuterThreads(buf, k) }
+		}
+	}
+	groups := c.groups
+	if w.overlap {
+		groups = nil // one by its name is another's
 	}
 	paths := make([]string, len(k.members))
 	for i, m := range k.members {
 		paths[i] = m.path
 	}
-	watch, err := c.tree.Watch(paths, c.groups, w.threads)
+	watch, err := c.tree.Watch(paths, groups, w.threads)
 	if err != nil {
 		w.failed(c, k, t.tick, err)
 		return true
@@ -790,7 +893,7 @@ func (t *Tasks) followAll(now time.Time) {
 			}
 			due := !now.Before(k.watch.full)
 			t.follow(k, now, due && u != urgencyChanged || u == urgencyFull)
-			if u == urgencyChanged && due && k.watch.monitored() && k.watch.err == nil {
+			if u == urgencyChanged && due && c.keeps(&k.watch) && k.watch.err == nil {
 				k.watch.urgency, some[urgencyFull] = urgencyFull, true
 			}
 			if c.late() {
@@ -801,20 +904,25 @@ func (t *Tasks) followAll(now time.Time) {
 	}
 }
 
+// keeps says whether the threads of a task are kept in a group.
+func (c *monitoring) keeps(w *watching) bool {
+	return w.monitored() || c.options.Control && w.controlled()
+}
+
 // urgency says whether a task is to be followed, numUrgencies if not: where nothing
 // forks the number of threads stays the same, and children of threads in the group
 // are born there. A process that moves in as another one ends is found by the
 // next full pass.
 func (t *Tasks) urgency(k *taskState, now time.Time) int {
 	w := &k.watch
-	if w.watch == nil || !w.monitored() && !w.again || !w.retry.due(t.tick) {
+	if w.watch == nil || !w.again && !t.monitoring.keeps(w) || !w.retry.due(t.tick) {
 		return numUrgencies
 	}
 	pids, have := k.sum.Get(cgroup.PIDsCurrent)
 	switch {
 	case w.err != nil:
 		return urgencyFull // threads that were refused are tried again then
-	case w.monitored() && !w.followed:
+	case !w.followed && t.monitoring.keeps(w):
 		return urgencyNew
 	case w.again || !have || !w.havePids || pids != w.pids:
 		return urgencyChanged
@@ -830,6 +938,14 @@ func (t *Tasks) follow(k *taskState, now time.Time, full bool) {
 	pids, have := k.sum.Get(cgroup.PIDsCurrent)
 	f, err := w.watch.Follow(w.threads, full)
 	c.moved += uint64(max(0, f.Moved))
+	if f.Strangers > 0 && !w.monitored() {
+		// Of those that it knew one may have gone to another task in the same group.
+		for _, o := range t.order {
+			if o != k && o.watch.watch != nil && o.watch.watch.Name().Control == w.watch.Name().Control {
+				o.watch.look()
+			}
+		}
+	}
 	if err != nil {
 		switch {
 		case errors.Is(err, resctrl.ErrNoRMID):
@@ -852,7 +968,7 @@ func (t *Tasks) follow(k *taskState, now time.Time, full bool) {
 	}
 	w.retry.reset()
 	if full {
-		if w.empty++; f.Threads > 0 || !have || pids == 0 {
+		if w.empty++; f.Threads > 0 || !have || pids == 0 || w.overlap {
 			w.empty = 0
 		}
 		if w.empty > 1 { // once, it may just be ending
@@ -870,7 +986,7 @@ func (t *Tasks) follow(k *taskState, now time.Time, full bool) {
 	// Where a thread was moved one may have been in the middle of being forked by it.
 	w.again = !f.Stable || f.Moved > 0
 	w.foreign = f.Foreign > 0
-	if !w.followed && w.monitored() {
+	if !w.followed && c.keeps(w) {
 		w.followed = true
 		t.readUsage(k)
 	}
@@ -895,13 +1011,13 @@ func (c *monitoring) tellForeign(t *Tasks) {
 // cgroup the one that is listed first.
 func (t *Tasks) overlaps() {
 	owner := make(map[string]*taskState, t.members)
-	over := make(map[*taskState]bool)
+	over := make(map[*taskState][]*taskState)
 	for _, k := range t.order {
 		for _, m := range k.members {
 			if owner[m.path] == nil {
 				owner[m.path] = k
 			} else if owner[m.path] != k {
-				over[k] = true
+				over[k] = append(over[k], owner[m.path])
 			}
 		}
 	}
@@ -912,21 +1028,28 @@ func (t *Tasks) overlaps() {
 					dir = "/"
 				}
 				if outer := owner[dir]; outer != nil && outer != k {
-					over[outer] = true
+					over[outer] = append(over[outer], k)
 				}
 			}
 		}
 	}
 	if c := t.monitoring; len(over) > 0 && !c.nested {
 		c.nested = true
-		i := slices.IndexFunc(t.order, func(k *taskState) bool { return over[k] })
+		i := slices.IndexFunc(t.order, func(k *taskState) bool { return over[k] != nil })
 		slog.Info("tasks have the same threads: of nested cgroups the innermost task is monitored by resctrl, of the same cgroup the first",
 			"component", "measure", "not_monitored", len(over), "first", t.order[i].ID)
 	}
 	for _, k := range t.order {
-		if over[k] != k.watch.overlap {
+		w := &k.watch
+		if (over[k] != nil) != w.overlap {
 			t.unwatch(k)
-			k.watch.overlap = over[k]
+			w.overlap, w.threads = over[k] != nil, nil
+		}
+		w.inner = over[k]
+		w.same = w.overlap && !slices.ContainsFunc(k.members, func(m *member) bool { return owner[m.path] == k })
+		if w.same {
+			t.unwatch(k)
+			w.overlap, w.inner, w.same = true, over[k], true
 		}
 	}
 }
@@ -966,7 +1089,7 @@ func (t *Tasks) tidy() {
 	}
 	var used []string
 	for _, n := range groups {
-		if n.Monitor != "" || !n.Ours() {
+		if n.Monitor != "" || !n.Ours() || c.options.Control {
 			continue
 		}
 		if c.empty(groups, n, kept) {

@@ -40,6 +40,8 @@ type fakeResctrl struct {
 	groups       map[resctrl.Name]*fakeGroup
 	dirty        []int // attempts until each can be used again
 	control      map[string]int
+	strangers    map[string]int // that each Follow in a control group finds
+	forking      int            // removals of control groups that find a thread in them
 	follows      int
 	fulls        int
 	slow         time.Duration
@@ -180,10 +182,11 @@ func (w *fakeWatch) Epoch() int         { return w.epoch }
 func (w *fakeWatch) Close() error       { return nil }
 
 func (w *fakeWatch) Monitor() error {
-	if err := w.of.create(resctrl.Name{Monitor: w.monitor}); err != nil {
+	to := resctrl.Name{Control: w.name.Control, Monitor: w.monitor}
+	if err := w.of.create(to); err != nil {
 		return err
 	}
-	w.name.Monitor = w.monitor
+	w.name = to
 	w.epoch++
 	return nil
 }
@@ -213,6 +216,9 @@ func (w *fakeWatch) Follow(_ resctrl.Lister, full bool) (resctrl.Followed, error
 		w.again = false
 	}
 	g := w.of.groups[w.name]
+	if g == nil {
+		return resctrl.Followed{Threads: 1, Stable: true, Strangers: w.of.strangers[w.name.Control]}, nil
+	}
 	if g.empty {
 		return resctrl.Followed{Stable: true}, nil
 	}

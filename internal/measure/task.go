@@ -286,7 +286,7 @@ func (k *taskState) close() {
 func (k *taskState) setMembers(paths []string, tick uint64) {
 	old := slices.Concat(k.members, k.parked)
 	listed := len(k.members)
-	if k.watch.monitored() {
+	if k.watch.monitored() || k.watch.controlled() {
 		k.watch.again = true // new cgroups, and as many threads perhaps
 	}
 	k.members, k.parked = make([]*member, 0, len(paths)), nil

@@ -438,7 +438,8 @@ type Followed struct {
 // most threads are, its monitoring group moves to it, and the others do. Single
 // ones are Foreign, and so are those in a monitoring group of somebody else, until
 // they are back in a control group itself. A thread in the default group is taken,
-// whoever moved it there.
+// whoever moved it there, and so is one in a control group of ours that the task is not
+// in, however many there are: they come from the cgroup of another task.
 //
 // An error is one of threads, which is returned as it is, or tells what could not be
 // done; the rest was done. fs.ErrPermission where /proc hides threads of others (see
@@ -587,7 +588,7 @@ func (w *Watch) pass(full bool) (again bool, moved int, err error) {
 		}
 	}
 	home, n := votes.most()
-	if home != w.name.Control && 2*n > len(w.list)-ended && (!w.placed || foreignControl(home)) {
+	if home != w.name.Control && 2*n > len(w.list)-ended && (foreignControl(home) || home == "" && !w.placed) {
 		w.stray = w.stray[:0] // the next full pass looks for them, there
 		w.looks = 0
 		movingErr := w.moveTo(home)

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/owca-project/owca"
@@ -14,11 +16,11 @@ import (
 	"github.com/owca-project/owca/internal/measure"
 )
 
-// Runner is what one configuration makes the loop do. Its node and storages
-// are compared with those of the next, so their types must be comparable, as
-// pointers are. Each storage is there once.
+// Runner is what one configuration makes the loop do. Its components are compared
+// with those of the next, so their types must be comparable, as pointers are.
 type Runner struct {
-	Node     owca.Node
+	Node owca.Node
+	// Storages get what is measured, and the agent's own metrics. Each is there once.
 	Storages []Storage
 	Interval time.Duration
 
@@ -34,14 +36,18 @@ type Runner struct {
 	// Derived: store what is computed from two samples, too.
 	Derived bool
 
-	// Detectors and Allocators are called one after the other. Their names are unique and
-	// stay those of the same component from one Runner to the next.
+	// Detectors and Allocators are called one after the other. Their names are unique
+	// among all of them, and stay those of the same component from one Runner to the next.
 	Detectors  []Detector
 	Allocators []Allocator
-	// Anomalies and Allocations are where those go; nil = to Storages.
+	// Anomalies and Allocations are where those go, with their statistics; what components
+	// have for metrics of their own goes along with anomalies. nil = to Storages. A
+	// storage that is in several lists gets all in one.
 	Anomalies   []Storage
 	Allocations []Storage
-	Act         act.Options // without Allocators everything that was leased is given back
+	// Act is how allocations are made. Once there are no more Allocators, all that was
+	// leased is given back.
+	Act act.Options
 }
 
 // Detector is a detector and the name that its errors and metrics go by.
@@ -69,12 +75,21 @@ var CommonLabels = []string{"sockets", "cores", "cpus", "host", "owca_version", 
 // Loop runs ticks. Run and Once are for one goroutine; Swap is for others.
 type Loop struct {
 	host    *measure.Host
-	actor   *act.Actor
 	build   Build
 	observe func(*owca.Snapshot)
 
-	runner   Runner
-	queues   []*queue
+	runner Runner
+	queues []*queue
+	routes []route // of each queue
+
+	detectors, allocators []*component
+	components            []*component // both
+	turns                 turns
+	view                  *view
+	presented             bool // view is of this tick
+	found                 found
+	acting                acting
+
 	tasks    *measure.Tasks
 	platform *measure.Platform
 	swaps    chan swap
@@ -82,7 +97,10 @@ type Loop struct {
 	snapshot owca.Snapshot
 	listed   []owca.Task
 	listedAt time.Time // by discovery, when it last succeeded
+	looked   error     // of the first part of acting in this tick
 	metrics  []owca.Metric
+	ends     [2]int        // of what is measured, and of allocations, in metrics
+	apart    []owca.Metric // parts that are not adjacent
 	labels   labels
 	self     self
 	stages   [numStages]stage
@@ -92,14 +110,16 @@ type Loop struct {
 // Build says what binary this is.
 type Build struct{ Version, Revision, GoVersion string }
 
-// New returns a Loop over a host. actor, which may be nil where no Runner has
-// Allocators, is the Loop's to close. observe, which may be nil, is called at the
-// end of every tick with what the tick saw.
+// New returns a Loop over a host. actor, which may be nil where no Runner has Allocators,
+// has to be started before the first Runner that has; it is the Loop's to use and to
+// close. observe, which may be nil, is called at the end of every tick with what the tick
+// saw.
 func New(host *measure.Host, actor *act.Actor, build Build, observe func(*owca.Snapshot)) *Loop {
 	l := &Loop{
-		host: host, actor: actor, build: build, observe: observe,
-		swaps: make(chan swap),
-		log:   slog.With("component", "run"),
+		host: host, build: build, observe: observe,
+		acting: acting{actor: actor},
+		swaps:  make(chan swap),
+		log:    slog.With("component", "run"),
 	}
 	l.self.agent = host.NewAgent()
 	l.snapshot.Platform = &owca.Platform{}
@@ -108,27 +128,54 @@ func New(host *measure.Host, actor *act.Actor, build Build, observe func(*owca.S
 
 type swap struct {
 	runner Runner
-	done   chan []*queue
+	done   chan unused
+}
+
+// unused is what a Runner does not need of the one before.
+type unused struct {
+	queues     []*queue
+	components []*component
 }
 
 // Swap makes a running loop go on with another Runner, between two ticks, and
-// returns when it does. Tasks keep their counters and storages that are in
-// both runners keep their queue. Storages that are only in the old one have
-// stored what was queued, or failed to within the grace period, and can be
-// closed.
+// returns when it does. Tasks keep their counters, storages that are in both runners
+// their queue, and allocators their leases; those of allocators that are only in the old
+// one have been given back. Components that are only in the old one can be closed:
+// storages have stored what was queued, and the others returned, or failed to in the time
+// they get for it.
 func (l *Loop) Swap(ctx context.Context, r Runner) error {
-	s := swap{runner: r, done: make(chan []*queue, 1)}
+	s := swap{runner: r, done: make(chan unused, 1)}
 	select {
 	case l.swaps <- s:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	closeAll(<-s.done)
+	l.retire(<-s.done)
 	return nil
 }
 
-// grace is how long a storage gets to store what was queued when it is closed.
-const grace = 5 * time.Second
+// grace is how long a storage gets to store what was queued when it is closed, and
+// patience how long a detector or allocator gets to return whose context has ended.
+const (
+	grace    = 5 * time.Second
+	patience = time.Second
+)
+
+// retire waits for what is not used any more. All of it has the same time.
+func (l *Loop) retire(u unused) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, c := range u.components {
+		wg.Go(func() {
+			if err := c.wait(ctx); err != nil {
+				l.log.Warn("a component does not end; the agent goes on without it", "error", err)
+			}
+		})
+	}
+	closeAll(u.queues)
+	wg.Wait()
+}
 
 // Run ticks until ctx ends. The first tick is at once, the others on a grid of
 // r.Interval from it: a tick that takes longer than the interval skips points
@@ -136,7 +183,7 @@ const grace = 5 * time.Second
 func (l *Loop) Run(ctx context.Context, r Runner) {
 	l.adopt(r)
 	l.tasks.OpenBeside()
-	defer l.close()
+	defer func() { _ = l.close() }() // is logged
 	grid := grid{next: time.Now(), interval: r.Interval}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -159,24 +206,37 @@ func (l *Loop) Run(ctx context.Context, r Runner) {
 	}
 }
 
-// Once runs one tick and returns when its metrics are stored, with the errors
-// of its stages.
+// Once runs one tick and returns when its metrics are stored and, unless they are to be
+// kept, its changes undone, with the errors of its stages.
 func (l *Loop) Once(ctx context.Context, r Runner) error {
 	l.adopt(r)
 	l.tick(ctx, time.Now())
-	l.close()
+	report := l.acting.report
 	var errs []error
 	for i := range l.stages {
 		errs = append(errs, l.stages[i].err)
 	}
+	for i := range report.Failed {
+		errs = append(errs, report.Failed[i].Err)
+	}
+	errs = append(errs, l.close())
 	for _, q := range l.queues {
 		errs = append(errs, q.lastError())
 	}
 	return errors.Join(errs...)
 }
 
-// adopt makes r the runner and returns the queues that it no longer needs.
-func (l *Loop) adopt(r Runner) (unused []*queue) {
+// Plan runs one tick that changes and stores nothing, and returns what it would have
+// changed, with the errors of its stages. The actor need not be started.
+func (l *Loop) Plan(ctx context.Context, r Runner) (act.Report, error) {
+	r.Storages, r.Anomalies, r.Allocations = nil, nil, nil
+	r.Act.DryRun = true
+	err := l.Once(ctx, r)
+	return l.acting.report, err
+}
+
+// adopt makes r the runner and returns what it no longer needs.
+func (l *Loop) adopt(r Runner) (left unused) {
 	if l.tasks == nil {
 		l.tasks = l.host.NewTasks(r.Tasks, l.taskLabels)
 		l.platform = l.host.NewPlatform(r.Platform)
@@ -185,39 +245,62 @@ func (l *Loop) adopt(r Runner) (unused []*queue) {
 	l.tasks.SetCounters(r.Counters)
 	l.tasks.SetResctrl(r.Resctrl)
 	l.platform.SetOptions(r.Platform)
-	old := l.queues
-	l.queues = make([]*queue, 0, len(r.Storages))
-next:
-	for _, s := range r.Storages {
-		for i, q := range old {
-			if q != nil && q.storage == s.Storage {
-				q.rename(s.Name)
-				l.queues = append(l.queues, q)
-				old[i] = nil
-				continue next
-			}
-		}
-		l.queues = append(l.queues, newQueue(s))
-	}
-	for _, q := range old {
-		if q != nil {
-			unused = append(unused, q)
-		}
-	}
+	left.queues = l.reroute(&r)
+	left.components = l.recruit(&r)
 	if l.runner.Node != r.Node {
 		l.listed = nil
 	}
 	l.runner = r
 	l.relabel(true)
-	return unused
+	l.acting.options(&r)
+	return left
 }
 
-func (l *Loop) close() {
-	closeAll(l.queues)
+// recruit makes components of the detectors and allocators of r, or keeps those that it
+// had, and returns those that r no longer has.
+func (l *Loop) recruit(r *Runner) (left []*component) {
+	left = l.components
+	keep := func(of any, fresh *component) *component {
+		for i, c := range left {
+			if c.of == of {
+				left = slices.Delete(left, i, i+1)
+				c.name = fresh.name
+				return c
+			}
+		}
+		return fresh
+	}
+	l.detectors, l.allocators = nil, nil
+	for _, d := range r.Detectors {
+		l.detectors = append(l.detectors, keep(d.Detector, newDetector(d)))
+	}
+	for _, a := range r.Allocators {
+		c := keep(a.Allocator, newAllocator(a))
+		// Another one of that name does not know what its predecessor decided.
+		if slices.ContainsFunc(left, func(old *component) bool { return old.name == c.name }) {
+			l.acting.succeeded = append(l.acting.succeeded, c.name)
+		}
+		l.allocators = append(l.allocators, c)
+	}
+	l.components = slices.Concat(l.detectors, l.allocators)
+	l.view = nil // there may be nobody to give it to any more
+	return left
+}
+
+// close gives back what is allocated before all else, whatever that waits for. The error,
+// which is logged, is what could not be.
+func (l *Loop) close() (err error) {
+	if l.acting.actor != nil {
+		if err = protect(l.acting.actor.Close); err != nil {
+			l.log.Error("not everything could be given back", "error", err)
+		}
+	}
+	l.retire(unused{l.queues, l.components})
 	l.tasks.Close()
 	if err := errors.Join(l.platform.Close(), l.self.agent.Close()); err != nil {
 		l.log.Warn("closing files", "error", err)
 	}
+	return err
 }
 
 // tick is the agent's work of one interval. It reads top to bottom as the six
@@ -225,6 +308,9 @@ func (l *Loop) close() {
 func (l *Loop) tick(ctx context.Context, now time.Time) {
 	l.discover(ctx)
 	l.measure(now)
+	l.detect(ctx, now)
+	l.decide(ctx, now)
+	l.act(ctx, now)
 	l.store(ctx, now)
 	l.self.ticks++
 	if l.observe != nil {
@@ -261,6 +347,75 @@ func (l *Loop) measure(now time.Time) {
 		return nil
 	})
 	l.report(stageMeasure, errors.Join(err, tasksErr, platformErr))
+	l.look(now)
+}
+
+// look is how acting begins, before anybody decides: with what is in effect.
+func (l *Loop) look(now time.Time) {
+	l.found.reset()
+	l.presented = false
+	if !l.acting.on {
+		return
+	}
+	defer l.stages[stageAct].timed(time.Now())
+	l.looked = protect(func() error {
+		l.acting.observe(now, l.tasks.Control(), l.snapshot.Tasks)
+		return nil
+	})
+}
+
+func (l *Loop) detect(ctx context.Context, now time.Time) {
+	l.turns = newTurns(now, time.Now(), l.runner.Interval, len(l.components))
+	l.ask(ctx, stageDetect, l.detectors, now, nil)
+}
+
+func (l *Loop) decide(ctx context.Context, now time.Time) {
+	failed := l.ask(ctx, stageDecide, l.allocators, now, func(c *component, o outcome) {
+		l.acting.decided = append(l.acting.decided, act.Decided{Owner: c.name, Allocations: o.allocations})
+	})
+	l.acting.dropped += uint64(failed)
+}
+
+// ask calls the components of a stage one after the other and takes what they return;
+// failed is how many had no result.
+func (l *Loop) ask(ctx context.Context, which int, components []*component, now time.Time, with func(*component, outcome)) (failed int) {
+	if len(components) == 0 || ctx.Err() != nil {
+		return 0
+	}
+	defer l.stages[which].timed(time.Now())
+	var errs []error
+	v := l.present()
+	for _, c := range components {
+		o, err := c.ask(ctx, v, l.turns.next())
+		switch {
+		case errors.Is(err, errEnded):
+			return failed
+		case err != nil:
+			failed++
+			errs = append(errs, err)
+			continue
+		}
+		if err := l.take(c, o.anomalies, o.metrics, now.UnixMilli()); err != nil {
+			errs = append(errs, err)
+		}
+		if with != nil {
+			with(c, o)
+		}
+	}
+	l.report(which, errors.Join(errs...))
+	return failed
+}
+
+func (l *Loop) act(ctx context.Context, now time.Time) {
+	if !l.acting.on || ctx.Err() != nil { // at the end nothing is begun
+		return
+	}
+	defer func(start time.Time) { l.stages[stageAct].took += time.Since(start) }(time.Now())
+	l.report(stageAct, errors.Join(l.looked, protect(func() error {
+		err := l.acting.apply(now, l.snapshot.Tasks)
+		l.lookAtLeases()
+		return err
+	})))
 }
 
 func (l *Loop) store(ctx context.Context, now time.Time) {
@@ -268,15 +423,17 @@ func (l *Loop) store(ctx context.Context, now time.Time) {
 	defer func() { l.stages[stageStore].took = time.Since(start) - l.stages[stageSelf].took }()
 	l.flatten(now)
 	var errs []error
-	for _, q := range l.queues {
-		if err := protect(func() error { return q.put(ctx, l.metrics) }); err != nil {
+	for i, q := range l.queues {
+		if err := protect(func() error { return q.put(ctx, l.batch(l.routes[i])) }); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	l.report(stageStore, errors.Join(errs...))
 }
 
-// flatten turns the snapshot and the agent's own state into metrics.
+// flatten turns the snapshot, what was made of it, and the agent's own state into metrics.
+// The agent's come before those of components, as a storage takes the first of two of the
+// same name.
 func (l *Loop) flatten(now time.Time) {
 	ms := now.UnixMilli()
 	m := l.metrics[:0]
@@ -286,7 +443,12 @@ func (l *Loop) flatten(now time.Time) {
 		t := &l.snapshot.Tasks[i]
 		m = l.appendReadings(m, t.Measurements, t.MetricLabels, ms)
 	}
-	l.metrics = l.appendSelf(m, ms)
+	m = l.appendSelf(m, ms)
+	l.ends[0] = len(m)
+	m = l.appendAllocations(m, ms)
+	l.ends[1] = len(m)
+	l.metrics = l.appendFound(m, ms)
+	l.labels.age()
 }
 
 func (l *Loop) appendReadings(m []owca.Metric, readings owca.Measurements, labels *owca.Labels, ms int64) []owca.Metric {
@@ -307,6 +469,9 @@ type labels struct {
 	platform *owca.Labels
 	info     *owca.Labels
 	build    *owca.Labels
+
+	// What labels of components become with those of the host, in this tick and the last.
+	merged, before map[*owca.Labels]*owca.Labels
 }
 
 // platformKey is the part of a platform that is in labels.
@@ -336,6 +501,7 @@ func (l *Loop) relabel(force bool) {
 		}, extra),
 	}
 	l.tasks.Relabel()
+	l.acting.known = false // the labels of its metrics are old
 }
 
 func (l *Loop) common(p *owca.Platform) map[string]string {

@@ -39,6 +39,9 @@ func (l *Loop) appendSelf(m []owca.Metric, ms int64) []owca.Metric {
 	put(owca.AgentOverruns, "", owca.Int(l.self.overruns))
 	for i := range l.stages {
 		s := &l.stages[i]
+		if !l.has(i) {
+			continue
+		}
 		if s.took > 0 { // some are only known in the tick after
 			put(owca.AgentDuration, stageNames[i], owca.Int(uint64(s.took)))
 		}
@@ -51,6 +54,15 @@ func (l *Loop) appendSelf(m []owca.Metric, ms int64) []owca.Metric {
 		put(owca.AgentPerfFiles, "", owca.Int(uint64(files)))
 	}
 	m = l.appendReadings(m, l.tasks.Monitoring(), l.labels.platform, ms)
+	for _, c := range l.components {
+		if c.called {
+			put(owca.AgentComponentDuration, c.name, owca.Int(uint64(c.took)))
+		}
+		put(owca.AgentComponentErrors, c.name, owca.Int(c.errors))
+		put(owca.AgentComponentOverruns, c.name, owca.Int(c.overruns))
+		put(owca.AgentComponentRejected, c.name, owca.Int(c.rejected))
+	}
+	m = l.appendActing(m, ms)
 	for _, q := range l.queues {
 		put(owca.AgentStorageDropped, q.name, owca.Int(q.dropped.Load()))
 		put(owca.AgentStorageErrors, q.name, owca.Int(q.errors.Load()))
@@ -65,4 +77,17 @@ func (l *Loop) appendSelf(m []owca.Metric, ms int64) []owca.Metric {
 	readings, err := l.self.agent.Read()
 	l.report(stageSelf, err)
 	return l.appendReadings(m, readings, l.labels.platform, ms)
+}
+
+// has says whether the configuration has a stage.
+func (l *Loop) has(which int) bool {
+	switch which {
+	case stageDetect:
+		return len(l.detectors) > 0
+	case stageDecide:
+		return len(l.allocators) > 0
+	case stageAct:
+		return l.acting.on
+	}
+	return true
 }

@@ -11,12 +11,15 @@ import (
 const (
 	stageDiscover = iota
 	stageMeasure
+	stageDetect
+	stageDecide
+	stageAct
 	stageStore
 	stageSelf
 	numStages
 )
 
-var stageNames = [numStages]string{"discover", "measure", "store", "self"}
+var stageNames = [numStages]string{"discover", "measure", "detect", "decide", "act", "store", "self"}
 
 type stage struct {
 	took   time.Duration

@@ -5,7 +5,7 @@
 //
 // Each figure is a line "bench NAME VALUE UNIT" on stdout and in a file.
 // docs/performance.md says what they mean. With -perf they are only those of
-// counting events. With -soak it runs the program under fork and cgroup churn
+// counting events, with -act only those of deciding and acting. With -soak it runs the program under fork and cgroup churn
 // instead, and tells whether what it holds grows; with both, it counts in cgroups
 // that come and go.
 package main
@@ -48,6 +48,10 @@ func main() {
 		err = churnMain(os.Args[2:])
 	case hopperCommand:
 		err = hopperMain()
+	case lateCommand:
+		err = lateMain()
+	case hogCommand:
+		hogMain()
 	default:
 		command = ""
 		err = execute()
@@ -67,6 +71,7 @@ type options struct {
 	profile  string
 	soak     time.Duration
 	perf     bool
+	act      bool
 }
 
 func execute() (err error) {
@@ -79,6 +84,7 @@ func execute() (err error) {
 	flag.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the ticks to this file")
 	flag.DurationVar(&o.soak, "soak", 0, "run the real program for this long under churn, and nothing else")
 	flag.BoolVar(&o.perf, "perf", false, "only what concerns performance counters; with -soak, cgroups that come and go while they are counted")
+	flag.BoolVar(&o.act, "act", false, "only what concerns acting")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
@@ -86,8 +92,7 @@ func execute() (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("it makes cgroups of its own, which needs root; run it by sudo")
 	}
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
-
+	logWarnings()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	h, err := newHost()
@@ -118,8 +123,12 @@ func execute() (err error) {
 	return r.err
 }
 
+func logWarnings() {
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+}
+
 func measureAll(ctx context.Context, h *host, r *report, o *options) error {
-	if o.resident > 0 && !o.perf {
+	if o.resident > 0 && !o.perf && !o.act {
 		if err := program(ctx, h, r, o); err != nil {
 			return fmt.Errorf("the real program: %w", err)
 		}
@@ -138,8 +147,14 @@ func measureAll(ctx context.Context, h *host, r *report, o *options) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
+	if o.act {
+		return acting(ctx, h, r, o)
+	}
 	if !o.perf {
 		if err := ticks(ctx, h, r, o); err != nil {
+			return err
+		}
+		if err := acting(ctx, h, r, o); err != nil {
 			return err
 		}
 	}
@@ -186,6 +201,9 @@ var aims = []struct {
 	{"tick_allocs_500", 100},
 	{"rss_1000_mib", 40},
 	{"start_ms", 100},
+	{"act_unchanged_percent_1000", 5},
+	{"act_unchanged_leases_percent_1000", 5},
+	{"act_changes_over_floor_1000", 2},
 	{"perf_bpf_read_us_per_event_50", 0.2},
 	{"perf_bpf_read_us_per_event_500", 0.2},
 	{"perf_bpf_read_us_per_event_2000", 0.2},

@@ -135,12 +135,13 @@ mounted() { grep -q " $fs resctrl " /proc/mounts; }
 # group TASK: its monitoring group.
 group() { ours | awk -v task="$1" 'index($1, task) { print $1 }'; }
 
-# holds DIR CGROUP: every thread of the cgroup is in the group.
+# holds DIR CGROUP: every thread of the cgroup that lives is in the group.
 holds() {
 	local tid
-	while read -r tid; do
-		grep -qx "$tid" "$1/tasks" || return 1
-	done <"/sys/fs/cgroup/$2/cgroup.threads"
+	# shellcheck disable=SC2016 # for awk
+	for tid in $(awk 'FILENAME == ARGV[1] { inside[$1]; next } !($1 in inside)' "$1/tasks" "/sys/fs/cgroup/$2/cgroup.threads"); do
+		[ ! -e "/proc/$tid" ] || grep -qx "$tid" "$1/tasks" || return 1
+	done
 }
 
 # no_errors: nothing was logged as an error, or twice.

@@ -1,0 +1,353 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/owca-project/owca/internal/act"
+	"github.com/owca-project/owca/internal/cgroup"
+	"github.com/owca-project/owca/internal/resctrl"
+)
+
+type leasesCommand struct {
+	StateDir string `placeholder:"DIR" help:"state_dir of the agent (default: $STATE_DIRECTORY, or /var/lib/owca)."`
+	JSON     bool   `help:"Print a JSON object: state_dir, holder, leases."`
+	HostRoot string `default:"/" placeholder:"DIR" help:"Where the root of the host is mounted, as in a container (default: /)."`
+}
+
+// Help is what --help says beyond the flags.
+func (*leasesCommand) Help() string {
+	return `A lease is a limit that owca changed and will give back. Its state:
+  held     the host has the value that owca set
+  changed  somebody else changed it since, and that stays
+  gone     the cgroup, or the group of resctrl, does not exist any more
+  unknown  it could not be read`
+}
+
+// The states of a lease on the host.
+const (
+	leaseHeld    = "held"
+	leaseChanged = "changed"
+	leaseGone    = "gone"
+	leaseUnknown = "unknown"
+)
+
+func (c *leasesCommand) Run(io stdio) error {
+	dir := stateDir(c.StateDir)
+	leases, holder, told, err := act.ReadJournal(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // then nobody ever changed anything
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: only the agent's user and root can read the journal", err)
+	case err != nil:
+		return err
+	}
+	for _, t := range told {
+		fmt.Fprintf(io.err, "owca: %s\n", t)
+	}
+	host := leaseReader{root: c.HostRoot}
+	states := make([]leaseState, len(leases))
+	for i := range leases {
+		states[i] = host.state(&leases[i])
+	}
+	now := time.Now()
+	text := appendLeases(nil, dir, holder, leases, states, now)
+	if c.JSON {
+		if text, err = indentJSON(newLeasesJSON(dir, holder, leases, states, now)); err != nil {
+			return err
+		}
+	}
+	if _, err := io.out.Write(text); err != nil {
+		return fmt.Errorf("writing the leases: %w", err)
+	}
+	return nil
+}
+
+// leaseState is what the host says of a lease.
+type leaseState struct {
+	state  string
+	value  string // now; "" if gone, or not known
+	detail string // of unknown
+}
+
+// leaseReader compares leases with the host.
+type leaseReader struct {
+	root    string
+	tree    *cgroup.Tree
+	treeErr error
+}
+
+func (r *leaseReader) state(l *act.Lease) leaseState {
+	if l.Cgroup == "" {
+		return r.group(l)
+	}
+	if r.tree == nil && r.treeErr == nil {
+		r.tree, r.treeErr = cgroup.FS{Root: r.root}.Tree()
+	}
+	if r.treeErr != nil {
+		return leaseState{state: leaseUnknown, detail: r.treeErr.Error()}
+	}
+	control, err := r.tree.Control(l.Cgroup)
+	if err != nil {
+		return unread(err)
+	}
+	defer control.Close()
+	if control.ID() != l.ID {
+		return leaseState{state: leaseGone}
+	}
+	value, err := control.Get(l.Knob)
+	switch {
+	case err != nil:
+		return unread(err)
+	case l.Knob.Equal(value, l.New):
+		return leaseState{state: leaseHeld, value: value}
+	}
+	return leaseState{state: leaseChanged, value: value}
+}
+
+// group looks at a lease of resctrl. Of which threads are where the agent knows more.
+func (r *leaseReader) group(l *act.Lease) leaseState {
+	mount, err := resctrl.FS{Root: r.root}.Mounted()
+	if err != nil {
+		return unread(err)
+	}
+	dir := filepath.Join(mount.Dir, l.Group)
+	if _, err := os.Stat(dir); err != nil {
+		return unread(err)
+	}
+	return leaseState{state: leaseHeld}
+}
+
+func unread(err error) leaseState {
+	if errors.Is(err, cgroup.ErrGone) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, resctrl.ErrNotMounted) {
+		return leaseState{state: leaseGone}
+	}
+	return leaseState{state: leaseUnknown, detail: err.Error()}
+}
+
+func appendLeases(b []byte, dir string, holder act.Holder, leases []act.Lease, states []leaseState, now time.Time) []byte {
+	switch {
+	case len(leases) == 0 && holder.PID == 0:
+		return fmt.Appendf(b, "owca holds no limit, and no agent that sets any is running (%s)\n", appendClean(nil, dir))
+	case len(leases) == 0:
+		return fmt.Appendf(b, "owca (pid %d) holds no limit (%s)\n", holder.PID, appendClean(nil, dir))
+	}
+	lines := [][]string{{"TASK", "KIND", "WHERE", "OLD", "NEW", "AGE", "STATE", "OWNER", "REASON"}}
+	for i := range leases {
+		l := &leases[i]
+		before, wanted := l.First, l.New
+		if l.Cgroup != "" {
+			before, wanted = limitText(l.Knob, before), limitText(l.Knob, wanted)
+		} else if before == "" && wanted == "" && l.Resctrl != nil {
+			wanted = l.Resctrl.String()
+		}
+		state := states[i].state
+		if state == leaseChanged {
+			state += " to " + limitText(l.Knob, states[i].value)
+		}
+		lines = append(lines, []string{
+			string(l.For), string(l.Kind), whereText(&l.Change), before, wanted, ageText(now.Sub(l.Since)), state, l.Owner, l.Reason,
+		})
+	}
+	b = appendAligned(b, lines)
+	b = fmt.Appendf(b, "\n%s in %s, ", countOf(len(leases), "lease"), appendClean(nil, dir))
+	if holder.PID == 0 {
+		return append(b, "held by nobody: the agent that made them has ended; owca restore gives them back\n"...)
+	}
+	return fmt.Appendf(b, "held by process %d since %s\n", holder.PID, holder.Since.Format(time.DateTime))
+}
+
+// leasesJSON are leases as JSON. Its keys, and the states, don't change.
+type leasesJSON struct {
+	StateDir string      `json:"state_dir"`
+	Holder   *holderJSON `json:"holder"` // null: nobody
+	Leases   []leaseJSON `json:"leases"`
+}
+
+type holderJSON struct {
+	PID   int       `json:"pid"`
+	Since time.Time `json:"since"`
+}
+
+type leaseJSON struct {
+	limitJSON           // old is what will be restored
+	Since     time.Time `json:"since"`
+	Age       float64   `json:"age_seconds"`
+	State     string    `json:"state"`
+	Value     *string   `json:"value"` // now; null: gone, or not known
+	Detail    string    `json:"detail,omitempty"`
+}
+
+func newLeasesJSON(dir string, holder act.Holder, leases []act.Lease, states []leaseState, now time.Time) leasesJSON {
+	j := leasesJSON{StateDir: dir, Leases: []leaseJSON{}}
+	if holder.PID != 0 {
+		j.Holder = &holderJSON{holder.PID, holder.Since}
+	}
+	for i := range leases {
+		l := &leases[i]
+		entry := leaseJSON{
+			limitJSON: newLimitJSON(&l.Change), Since: l.Since, Age: now.Sub(l.Since).Seconds(),
+			State: states[i].state, Detail: states[i].detail,
+		}
+		entry.Old = l.First
+		if s := states[i]; l.Cgroup != "" && (s.state == leaseHeld || s.state == leaseChanged) {
+			entry.Value = &s.value
+		}
+		j.Leases = append(j.Leases, entry)
+	}
+	return j
+}
+
+type restoreCommand struct {
+	StateDir string `placeholder:"DIR" help:"state_dir of the agent (default: $STATE_DIRECTORY, or /var/lib/owca)."`
+	JSON     bool   `help:"Print a JSON array of what became of each lease."`
+	HostRoot string `default:"/" placeholder:"DIR" help:"Where the root of the host is mounted, as in a container (default: /)."`
+}
+
+// Help is what --help says beyond the flags.
+func (*restoreCommand) Help() string {
+	return `Undoes what an agent that was killed has left, from its journal. What somebody else changed since stays as it is. While an
+agent runs, its leases are its own: nothing is done then.
+
+Exit code 0 if nothing is left to restore, 1 otherwise.`
+}
+
+func (c *restoreCommand) Run(ctx context.Context, io stdio) error {
+	dir := stateDir(c.StateDir)
+	outcomes, told, err := act.Restore(ctx, c.HostRoot, dir)
+	for _, t := range told {
+		fmt.Fprintf(io.err, "owca: %s\n", t)
+	}
+	if err != nil {
+		return fmt.Errorf("%w%s", err, restoreHint(err))
+	}
+	text := appendOutcomes(nil, outcomes)
+	if len(outcomes) == 0 {
+		text = fmt.Appendf(nil, "nothing to restore (%s)\n", appendClean(nil, dir))
+	}
+	if c.JSON {
+		if text, err = indentJSON(newOutcomesJSON(outcomes)); err != nil {
+			return err
+		}
+	}
+	if _, err := io.out.Write(text); err != nil {
+		return fmt.Errorf("writing what was restored: %w", err)
+	}
+	left := 0
+	for i := range outcomes {
+		if outcomes[i].Err != nil {
+			left++
+		}
+	}
+	if left > 0 {
+		return fmt.Errorf("%d of %d could not be restored and are still in the journal; owca restore tries them again", left, len(outcomes))
+	}
+	return nil
+}
+
+func restoreHint(err error) string {
+	switch {
+	case errors.Is(err, act.ErrHeld):
+		return ", which restores"
+	case errors.Is(err, act.ErrNewer):
+		return ": use the owca that wrote it"
+	case errors.Is(err, fs.ErrPermission):
+		return ": restoring needs root, or the agent's user with CAP_DAC_OVERRIDE"
+	}
+	return ""
+}
+
+// appendOutcomes appends a line for each lease.
+func appendOutcomes(b []byte, outcomes []act.Outcome) []byte {
+	for i := range outcomes {
+		o := &outcomes[i]
+		l := &o.Lease
+		b = appendClean(b, string(l.For)+": "+string(l.Kind)+": "+whereText(&l.Change)+": ")
+		switch {
+		case o.Err != nil:
+			b = appendClean(append(b, "not restored: "...), o.Err.Error())
+		case o.How == act.EndForeign:
+			b = append(b, "left alone: somebody else has changed it"...)
+		case o.How == act.EndGone:
+			b = append(b, "gone"...)
+		case l.Cgroup == "":
+			b = append(b, o.How...)
+		default:
+			b = appendClean(append(append(b, o.How...), ' '), limitText(l.Knob, l.First)+" (was "+limitText(l.Knob, l.New)+")")
+		}
+		b = append(b, '\n')
+	}
+	return b
+}
+
+// outcomeJSON is an outcome as JSON. Its keys don't change.
+type outcomeJSON struct {
+	limitJSON
+	Outcome string `json:"outcome"` // "restored", "foreign", "gone"; "failed"
+	Error   string `json:"error,omitempty"`
+}
+
+func newOutcomesJSON(outcomes []act.Outcome) []outcomeJSON {
+	list := []outcomeJSON{}
+	for i := range outcomes {
+		o := &outcomes[i]
+		j := outcomeJSON{limitJSON: newLimitJSON(&o.Change), Outcome: string(o.How)}
+		j.Old = o.First
+		if o.Err != nil {
+			j.Outcome, j.Error = "failed", o.Err.Error()
+		}
+		list = append(list, j)
+	}
+	return list
+}
+
+// guardianWord is the first argument of the guardian process. It is no command for
+// people.
+const guardianWord = "guardian"
+
+// guardianCommand is how the guardian is started, whose working directory is another one.
+func guardianCommand(root, dir string) ([]string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if root, err = filepath.Abs(root); err != nil {
+		return nil, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
+	return []string{exe, guardianWord, root, dir}, nil
+}
+
+// guard is the guardian process, with the agent's end of its pipe as standard input.
+func guard(args []string, io stdio) int {
+	if len(args) != 2 {
+		fmt.Fprintln(io.err, "owca: guardian ROOT STATE_DIR: owca run starts this process, to restore what the agent changed if it is killed")
+		return exitUsage
+	}
+	outcomes, err := act.Guard(context.Background(), os.Stdin, args[0], args[1])
+	code := exitOK
+	for i := range outcomes {
+		if outcomes[i].Err != nil {
+			code = exitFailed
+		}
+	}
+	switch {
+	case errors.Is(err, act.ErrHeld): // by the next agent, which restores
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(io.err, "owca guardian: the agent is gone, but nothing was restored: %v\n", err)
+		return exitFailed
+	}
+	if len(outcomes) > 0 {
+		text := appendOutcomes(nil, outcomes)
+		fmt.Fprintf(io.err, "owca guardian: the agent is gone; %s:\n%s", countOf(len(outcomes), "limit"), text)
+	}
+	return code
+}

@@ -1,0 +1,267 @@
+package act
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/hosttest"
+	"github.com/owca-project/owca/internal/resctrl"
+)
+
+// memoryGroups are Groups of a host that there is not: 4 CLOSIDs, L3 of 8 bits and MB, one
+// domain. What it costs, and what the kernel makes of it, is for the tests on resctrl.
+type memoryGroups struct {
+	info     resctrl.Info
+	schemata map[string]resctrl.Schemata
+	tasks    map[string]string
+	refuse   error // what Do says
+	done     []string
+}
+
+func newMemoryGroups(tasks ...owca.TaskID) *memoryGroups {
+	g := &memoryGroups{
+		info: resctrl.Info{Resources: []resctrl.Resource{
+			{Name: "L3", Kind: resctrl.Mask, CLOSIDs: 4, Domains: []int{0}, Bits: 0xff, MinBits: 1},
+			{Name: "MB", Kind: resctrl.Bandwidth, CLOSIDs: 4, Domains: []int{0}, Unit: resctrl.Percent, Min: 10, Granularity: 10, Max: 100},
+		}},
+		tasks: map[string]string{},
+	}
+	g.schemata = map[string]resctrl.Schemata{"": g.info.Default()}
+	for _, id := range tasks {
+		g.tasks[string(id)] = ""
+	}
+	return g
+}
+
+func (g *memoryGroups) Info() *resctrl.Info { return &g.info }
+func (g *memoryGroups) Err() error          { return nil }
+
+func (g *memoryGroups) Control() (list []resctrl.ControlGroup, tasks map[string]string, err error) {
+	for _, name := range slices.Sorted(maps.Keys(g.schemata)) {
+		c := resctrl.ControlGroup{Name: name, Schemata: g.schemata[name]}
+		for _, dir := range g.tasks {
+			if dir == name {
+				c.Tasks++
+			}
+		}
+		list = append(list, c)
+	}
+	return list, maps.Clone(g.tasks), nil
+}
+
+func (g *memoryGroups) Do(c resctrl.Change) (resctrl.Schemata, error) {
+	if g.refuse != nil {
+		return nil, g.refuse
+	}
+	g.done = append(g.done, c.String())
+	switch _, exists := g.schemata[c.Group]; {
+	case c.Kind == resctrl.CreateGroup:
+		g.schemata[c.Group] = g.info.Default()
+	case !exists:
+		return nil, resctrl.ErrGone
+	case c.Kind == resctrl.SetSchemata:
+		g.schemata[c.Group] = g.schemata[c.Group].Overlay(c.New)
+		return g.schemata[c.Group], nil
+	case c.Kind == resctrl.MoveTask:
+		g.tasks[c.Task] = c.Group
+	case c.Kind == resctrl.RemoveGroup:
+		return nil, g.remove(c.Group)
+	}
+	return nil, nil
+}
+
+func (g *memoryGroups) remove(group string) error {
+	for task, dir := range g.tasks {
+		if dir == group {
+			return fmt.Errorf("task %s: %w", task, syscall.EBUSY)
+		}
+	}
+	delete(g.schemata, group)
+	return nil
+}
+
+func (g *memoryGroups) Undo(c resctrl.Change) error {
+	switch c.Kind {
+	case resctrl.CreateGroup:
+		return g.remove(c.Group)
+	case resctrl.SetSchemata:
+		g.schemata[c.Group] = g.schemata[c.Group].Overlay(c.Old)
+	case resctrl.MoveTask:
+		g.tasks[c.Task] = c.From
+	}
+	return nil
+}
+
+func (g *memoryGroups) Schemata(group string) (resctrl.Schemata, error) {
+	if s, ok := g.schemata[group]; ok {
+		return s, nil
+	}
+	return nil, resctrl.ErrGone
+}
+
+func (g *memoryGroups) Where(task owca.TaskID) (string, bool) {
+	dir, ok := g.tasks[string(task)]
+	return dir, ok
+}
+
+func rdt(name, l3 string) owca.Allocations {
+	return owca.Allocations{owca.RDTGroup: {RDT: &owca.RDTAllocation{Name: &name, L3: l3}}}
+}
+
+func rdtRig(t *testing.T, options ...func(*Options)) (r *rig, g *memoryGroups, cgroups []*hosttest.Cgroup) {
+	t.Helper()
+	r = newRig(t, options...)
+	for _, id := range []string{"a", "b", "c"} {
+		c := hosttest.NewCgroup(t, nil, "rdt-"+id)
+		cgroups = append(cgroups, c)
+		r.task(id, c)
+	}
+	g = newMemoryGroups("a", "b", "c")
+	r.actor.SetGroups(g)
+	return r, g, cgroups
+}
+
+func (g *memoryGroups) want(t *testing.T, tasks map[string]string, schemata map[string]string) {
+	t.Helper()
+	if !maps.Equal(g.tasks, tasks) {
+		t.Errorf("tasks are in %v, want %v", g.tasks, tasks)
+	}
+	got := map[string]string{}
+	for name, s := range g.schemata {
+		got[name] = s.String()
+	}
+	if !maps.Equal(got, schemata) {
+		t.Errorf("groups are %v, want %v", got, schemata)
+	}
+}
+
+const allRDT = "L3:0=ff; MB:0=100"
+
+func TestActorGroups(t *testing.T) {
+	r, g, _ := rdtRig(t)
+	gold := resctrl.Prefix + "gold"
+	r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f"), "b": rdt("gold", "L3:0=f")})
+	g.want(t, map[string]string{"a": gold, "b": gold, "c": ""}, map[string]string{"": allRDT, gold: "L3:0=f; MB:0=100"})
+	before := len(g.done)
+	r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f"), "b": rdt("gold", "L3:0=f")})
+	if len(g.done) != before {
+		t.Errorf("done again: %v", g.done[before:])
+	}
+	if is := r.tasks[1].Allocations[owca.RDTGroup].RDT; is == nil || *is.Name != "gold" || is.L3 != "L3:0=f" {
+		t.Errorf("%+v", is)
+	}
+	r.tick(map[owca.TaskID]owca.Allocations{"c": rdt("silver", "L3:0=3"), "a": rdt("gold", "L3:0=7")})
+	silver := resctrl.Prefix + "silver"
+	g.want(t, map[string]string{"a": gold, "b": gold, "c": silver},
+		map[string]string{"": allRDT, gold: "L3:0=7; MB:0=100", silver: "L3:0=3; MB:0=100"})
+
+	// One of two gives its group back; the other keeps it.
+	r.tick(map[owca.TaskID]owca.Allocations{"b": {owca.RDTGroup: {Release: true}}})
+	g.want(t, map[string]string{"a": gold, "b": "", "c": silver},
+		map[string]string{"": allRDT, gold: "L3:0=7; MB:0=100", silver: "L3:0=3; MB:0=100"})
+	r.tick(map[owca.TaskID]owca.Allocations{"c": {owca.RDTGroup: {Release: true}}})
+	g.want(t, map[string]string{"a": gold, "b": "", "c": ""}, map[string]string{"": allRDT, gold: "L3:0=7; MB:0=100"})
+	r.close()
+	g.want(t, map[string]string{"a": "", "b": "", "c": ""}, map[string]string{"": allRDT})
+}
+
+func TestActorGroupForeign(t *testing.T) {
+	r, g, _ := rdtRig(t)
+	r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f"), "b": rdt("silver", "L3:0=3")})
+	gold := resctrl.Prefix + "gold"
+
+	// Somebody moves a task: it stays there.
+	g.tasks["b"] = ""
+	// Somebody removes a group: it is made again.
+	g.tasks["a"] = ""
+	delete(g.schemata, gold)
+	r.now += rdtPace
+	r.tick(nil)
+	r.now += time.Minute
+	r.tick(nil)
+	if g.tasks["b"] != "" {
+		t.Errorf("b is in %q", g.tasks["b"])
+	}
+	if s := g.schemata[gold].String(); s != "L3:0=f; MB:0=100" {
+		t.Errorf("gold has %s", s)
+	}
+	// Somebody changes schemata: they stay.
+	g.schemata[gold] = g.schemata[gold].Overlay(resctrl.Schemata{{Resource: "L3", Domains: []resctrl.DomainValue{{ID: 0, Value: 0x3f}}}})
+	r.now += rdtPace
+	for range 2 {
+		r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f")})
+	}
+	if s := g.schemata[gold].String(); s != "L3:0=3f; MB:0=100" {
+		t.Errorf("gold has %s", s)
+	}
+	r.close()
+}
+
+// A task that ends takes its leases along, and the group that was made for it goes.
+func TestActorGroupUnused(t *testing.T) {
+	r, g, cgroups := rdtRig(t)
+	r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f")})
+	r.tasks = r.tasks[1:]
+	cgroups[0].Remove()
+	delete(g.tasks, "a")
+	for range 3 {
+		r.now += rdtPace
+		r.tick(nil)
+	}
+	g.want(t, map[string]string{"b": "", "c": ""}, map[string]string{"": allRDT})
+	r.leases(0)
+	r.close()
+}
+
+func TestActorGroupRefused(t *testing.T) {
+	r, g, _ := rdtRig(t)
+	log := r.logged()
+	g.refuse = &resctrl.Error{Op: "mkdir", Path: "x", Err: syscall.ENOSPC}
+	for range 5 {
+		r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f")})
+		r.now += 100 * time.Millisecond
+	}
+	told(t, log, "a decision is not in effect")
+	r.leases(0)
+	g.refuse = nil
+	r.now += time.Minute
+	r.tick(nil)
+	if g.tasks["a"] != resctrl.Prefix+"gold" {
+		t.Errorf("a is in %q", g.tasks["a"])
+	}
+	// More groups than there are CLOSIDs.
+	_, err := r.tryTick(Decided{Owner: "test", Allocations: map[owca.TaskID]owca.Allocations{
+		"a": rdt("one", "L3:0=f"), "b": rdt("two", "L3:0=f"), "c": rdt("three", "L3:0=f"),
+	}})
+	if err != nil {
+		t.Error(err)
+	}
+	_, err = r.tryTick(Decided{Owner: "test", Allocations: map[owca.TaskID]owca.Allocations{"a": rdt("four", "L3:0=1ff")}})
+	if e, ok := errors.AsType[*Invalid](err); !ok || e.Task != "a" {
+		t.Error(err)
+	}
+	r.close()
+	g.want(t, map[string]string{"a": "", "b": "", "c": ""}, map[string]string{"": allRDT})
+}
+
+func TestActorGroupDefaults(t *testing.T) {
+	l3, mb := "L3:0=7f", ""
+	r, g, _ := rdtRig(t, func(o *Options) { o.DefaultL3, o.DefaultMB = &l3, &mb })
+	g.want(t, map[string]string{"a": "", "b": "", "c": ""}, map[string]string{"": "L3:0=7f; MB:0=100"})
+	r.actor.SetGroups(g)
+	r.tick(nil)
+	r.leases(1)
+	r.actor.KeepOwners(nil)
+	r.leases(1)
+	r.actor.SetOptions(r.options())
+	r.actor.SetGroups(g)
+	g.want(t, map[string]string{"a": "", "b": "", "c": ""}, map[string]string{"": allRDT})
+	r.leases(0)
+	r.close()
+}

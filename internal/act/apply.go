@@ -1,0 +1,646 @@
+package act
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"math"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/cgroup"
+)
+
+// Decided is what one allocator decided.
+type Decided struct {
+	Owner       string
+	Allocations map[owca.TaskID]owca.Allocations
+}
+
+// Report is what one Apply did.
+type Report struct {
+	// Changes that were made, or would have been with DryRun.
+	Changes []Change
+	// Failed are those that the kernel refused, with its errors.
+	Failed  []Failure
+	Refused []Refusal
+}
+
+// Failure is a change that could not be made.
+type Failure struct {
+	Change
+	Err error
+}
+
+// ErrNotStarted is returned for decisions of an Actor without a journal.
+var errNotStarted = errors.New("act: not started: limits cannot be leased")
+
+// candidate is a decision that is another one than what stands.
+type candidate struct {
+	turn       int // of its owner
+	owner      string
+	allocation owca.Allocation
+}
+
+// Apply makes decisions true, later ones winning by kind, along with all that was decided
+// in earlier calls and is not in effect, as after a restart of a container. With an error
+// nothing of these decisions is kept (see [Plan]).
+func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (Report, error) {
+	a.begin()
+	a.tick++
+	var report Report
+	if len(decided) == 0 && len(a.order) == 0 {
+		a.observed = false
+		return report, nil
+	}
+	if err := a.openHost(); err != nil {
+		return report, err
+	}
+	if !a.observed {
+		a.look(tasks)
+	}
+	a.observed = false
+	a.merge(decided)
+	if len(a.fresh) == 0 && a.pending == 0 {
+		a.heard(decided)
+		return report, nil
+	}
+	if a.journal == nil && !a.options.DryRun {
+		return report, errNotStarted
+	}
+
+	planned, invalid := a.plan()
+	if invalid == nil {
+		a.heard(decided)
+	}
+	for _, r := range planned.Refused {
+		a.refuse(&r)
+	}
+	report.Refused = planned.Refused
+	changes := a.withoutYielded(planned.Changes)
+	if a.options.DryRun {
+		report.Changes = changes
+		a.logDryRun(changes)
+		return report, invalid
+	}
+	a.make(now, changes, &report)
+	for _, s := range a.asked {
+		a.settle(s)
+	}
+	a.logChanges(report.Changes)
+	if len(a.asked) > 0 {
+		a.closeUnused()
+	}
+	a.sync()
+	return report, invalid
+}
+
+// merge finds out which decisions are not those that stand.
+func (a *Actor) merge(decided []Decided) {
+	clear(a.fresh)
+	for i := range decided {
+		d := &decided[i]
+		if slices.Contains(a.succeeded, d.Owner) {
+			a.giveUp(i, d)
+		}
+		for id, allocations := range d.Allocations {
+			for kind, allocation := range allocations {
+				k := decisionKey{id, kind}
+				s := a.standing[k]
+				switch {
+				case allocation.Release:
+					// It gives back what it has, not what another one decided just now.
+					if c, ok := a.fresh[k]; s != nil && s.owner == d.Owner && !s.allocation.Release && (!ok || c.owner == d.Owner) {
+						a.fresh[k] = candidate{i, d.Owner, allocation}
+					}
+				case s != nil && !s.adopted && s.owner == d.Owner && sameAllocation(kind, &s.allocation, &allocation):
+					delete(a.fresh, k)
+				default:
+					a.fresh[k] = candidate{i, d.Owner, allocation}
+				}
+			}
+		}
+	}
+}
+
+// heard: those that took over a name have decided.
+func (a *Actor) heard(decided []Decided) {
+	if len(a.succeeded) == 0 {
+		return
+	}
+	for i := range decided {
+		a.succeeded = slices.DeleteFunc(a.succeeded, func(owner string) bool { return owner == decided[i].Owner })
+	}
+}
+
+// giveUp releases what stands of an owner that does not decide it any more.
+func (a *Actor) giveUp(i int, d *Decided) {
+	for _, s := range a.order {
+		_, decided := d.Allocations[s.task][s.kind]
+		_, another := a.fresh[s.decisionKey]
+		if s.owner == d.Owner && !s.adopted && !s.allocation.Release && !decided && !another {
+			a.fresh[s.decisionKey] = candidate{i, d.Owner, owca.Allocation{Release: true, Reason: "not decided any more"}}
+		}
+	}
+}
+
+// sameAllocation says whether two decisions mean the same; a numeric change of a quota or
+// of shares by 0.05 is none, as the original had it.
+func sameAllocation(kind owca.AllocationKind, a, b *owca.Allocation) bool {
+	number := a.Number == b.Number ||
+		(kind == owca.CPUQuota || kind == owca.CPUShares) && math.Abs(a.Number-b.Number) <= unchanged
+	return number && a.Text == b.Text && a.Release == b.Release && maps.Equal(a.IO, b.IO) && sameRDT(a.RDT, b.RDT)
+}
+
+func sameRDT(a, b *owca.RDTAllocation) bool {
+	if a == nil || b == nil || a == b {
+		return a == b
+	}
+	return a.L3 == b.L3 && a.MB == b.MB && (a.Name == b.Name || a.Name != nil && b.Name != nil && *a.Name == *b.Name)
+}
+
+// plan plans what is new together with what is not in effect. If the new is invalid, none
+// of it is kept, and what stood before is planned.
+func (a *Actor) plan() (Planned, error) {
+	for {
+		a.want()
+		if len(a.wanted) == 0 {
+			return Planned{}, nil
+		}
+		a.state = a.gather(a.wanted)
+		planned, err := Plan(a.state, a.wanted)
+		if err == nil {
+			a.keepFresh()
+			return planned, nil
+		}
+		if len(a.fresh) > 0 {
+			problems := invalids(err)
+			a.stats.Invalid += uint64(max(1, len(problems)))
+			clear(a.fresh)
+			planned, _ = a.plan()
+			return planned, err
+		}
+		// What was valid once is not any more: those tasks wait.
+		if !a.postpone(err) {
+			return Planned{}, err
+		}
+	}
+}
+
+// want lists what is to be planned: what is not in effect and due, then what is new.
+func (a *Actor) want() {
+	a.wanted, a.asked = a.wanted[:0], a.asked[:0]
+	now := a.clock()
+	if a.pending > 0 {
+		for _, s := range a.order {
+			if _, replaced := a.fresh[s.decisionKey]; replaced || !s.pending || s.moved || s.view == nil || s.retry > now {
+				continue
+			}
+			a.asked = append(a.asked, s)
+			w := Wanted{Task: s.task, Kind: s.kind, Owner: s.owner, Allocation: s.allocation}
+			if s.allocation.Release {
+				w.Owner = a.leaseOwner(s)
+			}
+			a.wanted = append(a.wanted, w)
+		}
+	}
+	for _, k := range a.freshKeys() {
+		c := a.fresh[k]
+		w := Wanted{Task: k.task, Kind: k.kind, Owner: c.owner, Allocation: c.allocation}
+		if s := a.standing[k]; s != nil && c.allocation.Release {
+			w.Owner = a.leaseOwner(s)
+		}
+		a.wanted = append(a.wanted, w)
+	}
+}
+
+// freshKeys are sorted, so that it is not up to chance who wins.
+func (a *Actor) freshKeys() []decisionKey {
+	return slices.SortedFunc(maps.Keys(a.fresh), func(x, y decisionKey) int {
+		return cmp.Or(cmp.Compare(a.fresh[x].turn, a.fresh[y].turn), cmp.Compare(x.task, y.task), cmp.Compare(x.kind, y.kind))
+	})
+}
+
+// leaseOwner is who made the leases of a decision: another one than its own owner where
+// that wanted what was in effect already.
+func (a *Actor) leaseOwner(s *standing) string {
+	if l := a.leases[Target{Task: s.task}]; s.kind == owca.RDTGroup && l != nil {
+		return l.Owner
+	}
+	for i := range s.watches {
+		if l := s.watches[i].lease; l != nil {
+			return l.Owner
+		}
+	}
+	return s.owner
+}
+
+// keepFresh makes what is new what stands.
+func (a *Actor) keepFresh() {
+	for _, k := range a.freshKeys() {
+		c := a.fresh[k]
+		s := a.standingOf(k)
+		s.owner, s.allocation, s.adopted = c.owner, c.allocation, false
+		s.retry, s.failures, s.moved = 0, 0, false
+		for i := range s.watches {
+			s.watches[i].yielded = false
+		}
+		a.setPending(s)
+		a.asked = append(a.asked, s)
+	}
+	clear(a.fresh)
+}
+
+// invalids returns the parts of an error of Plan.
+func invalids(err error) (list []*Invalid) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			list = append(list, invalids(e)...)
+		}
+		return list
+	}
+	if e, ok := errors.AsType[*Invalid](err); ok {
+		list = append(list, e)
+	}
+	return list
+}
+
+// postpone has what became invalid wait: of what was wanted, those that the error names,
+// or all.
+func (a *Actor) postpone(err error) bool {
+	if len(a.asked) == 0 {
+		return false
+	}
+	named := map[decisionKey]*Invalid{}
+	for _, e := range invalids(err) {
+		named[decisionKey{e.Task, e.Kind}] = e
+	}
+	n := 0
+	for _, s := range a.asked {
+		if e := named[s.decisionKey]; e != nil {
+			a.trouble(s, e.Reason)
+			a.backoff(s)
+			n++
+		}
+	}
+	if n == 0 {
+		for _, s := range a.asked {
+			a.trouble(s, err.Error())
+			a.backoff(s)
+		}
+	}
+	return true
+}
+
+// The pace at which what could not be done is tried again.
+const (
+	firstRetry = time.Second
+	lastRetry  = 5 * time.Minute
+)
+
+func (a *Actor) backoff(s *standing) {
+	s.retry = a.clock() + min(firstRetry<<min(s.failures, 9), lastRetry)
+	s.failures++
+}
+
+// trouble notes why a decision is not in effect, and tells when that is another reason.
+func (a *Actor) trouble(s *standing, why string) {
+	s.troubled = a.tick
+	if s.problem == why {
+		return
+	}
+	s.problem = why
+	if a.troubles.tick != a.tick {
+		a.troubles.tick, a.troubles.told = a.tick, 0
+	}
+	level := slog.LevelWarn
+	switch a.troubles.told++; {
+	case a.troubles.told == maxLogged+1:
+		a.log.Warn("more decisions are not in effect; log_level debug tells which")
+		fallthrough
+	case a.troubles.told > maxLogged:
+		level = slog.LevelDebug
+	}
+	a.log.Log(context.Background(), level, "a decision is not in effect; it is tried again", "task", s.task, "kind", s.kind, "owner", s.owner, "why", why)
+}
+
+// refuse notes what this host does not allow.
+func (a *Actor) refuse(r *Refusal) {
+	s := a.standing[decisionKey{r.Task, r.Kind}]
+	switch {
+	case s == nil:
+	case r.Gone:
+		s.troubled = a.tick
+	default:
+		if s.problem != r.Reason {
+			a.stats.Refused++
+		}
+		a.trouble(s, r.Reason)
+	}
+}
+
+// withoutYielded leaves out what somebody else has changed since it was decided.
+func (a *Actor) withoutYielded(changes []Change) []Change {
+	return slices.DeleteFunc(changes, func(c Change) bool {
+		s := a.standing[decisionKey{c.For, c.Kind}]
+		return s != nil && !c.Release && slices.ContainsFunc(s.watches, func(w watch) bool {
+			return w.yielded && w.path == c.Cgroup && w.knob == c.Knob && w.id == c.ID
+		})
+	})
+}
+
+// make leases and makes changes, in order.
+func (a *Actor) make(now time.Time, changes []Change, report *Report) {
+	for len(changes) > 0 {
+		// One batch has each target once, so that each step of it can be taken back.
+		n := 0
+		seen := make(map[Target]struct{}, len(changes))
+		for ; n < len(changes); n++ {
+			if _, twice := seen[changes[n].Target]; twice {
+				break
+			}
+			seen[changes[n].Target] = struct{}{}
+		}
+		a.makeBatch(now, changes[:n], report)
+		changes = changes[n:]
+	}
+}
+
+func (a *Actor) makeBatch(now time.Time, batch []Change, report *Report) {
+	take := batch
+	if slices.ContainsFunc(batch, isRelease) {
+		// To give a value back needs no lease: it is among those that are looked for.
+		take = slices.DeleteFunc(slices.Clone(batch), isRelease)
+	}
+	taken := a.journal.Take(now, take)
+	if taken != nil {
+		a.stats.JournalErrors++
+	}
+	a.report("journal", taken, "the journal of leases cannot be written: no limit is changed until it can")
+	for i := range batch {
+		c := &batch[i]
+		if taken != nil && !isRelease(*c) {
+			a.failed(c, taken, report)
+			continue
+		}
+		if err := a.change(c); err != nil {
+			if !isRelease(*c) {
+				a.journal.Drop(c.Target)
+				a.dirty = true
+				if a.journal.Lease(c.Target) == nil {
+					delete(a.leases, c.Target)
+				}
+			}
+			a.failed(c, err, report)
+			continue
+		}
+		a.stats.Changes++
+		report.Changes = append(report.Changes, *c)
+		if v := a.views[c.For]; v != nil {
+			v.stale = true
+		}
+		if !isRelease(*c) {
+			if l := a.journal.Lease(c.Target); l != nil {
+				a.leases[c.Target] = l
+			}
+		} else if l := a.leases[c.Target]; l != nil {
+			a.end(l, EndReleased)
+		}
+	}
+}
+
+func isRelease(c Change) bool { return c.Release || c.Undo }
+
+// change makes one change, and notes what took effect.
+func (a *Actor) change(c *Change) error {
+	if c.Cgroup == "" {
+		return a.changeGroup(c)
+	}
+	n, err := a.openNode(c.Cgroup)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && n.id != c.ID {
+		return fmt.Errorf("%s: %w", c.Cgroup, cgroup.ErrGone)
+	}
+	if err != nil {
+		return err
+	}
+	if err := n.Set(c.Knob, c.New); err != nil {
+		return err
+	}
+	if value, err := n.Get(c.Knob); err == nil && value != c.New && !c.Release {
+		a.effect(c, value)
+	}
+	return nil
+}
+
+// effect notes what took effect where it is not what was written.
+func (a *Actor) effect(c *Change, value string) {
+	c.New = value
+	a.journal.Effect(c.Target, value)
+	a.dirty = true
+}
+
+// failed notes a change that could not be made.
+func (a *Actor) failed(c *Change, err error, report *Report) {
+	a.stats.Failed++
+	report.Failed = append(report.Failed, Failure{*c, err})
+	s := a.standing[decisionKey{c.For, c.Kind}]
+	if s == nil {
+		// Of another kind than what it was made for.
+		a.report(c.name(), err, "a limit could not be set")
+		return
+	}
+	if errors.Is(err, cgroup.ErrGone) {
+		s.troubled = a.tick // the next tick knows more
+		return
+	}
+	if c.Knob == cgroup.CPUMax && errors.Is(err, syscall.EINVAL) && !s.lookBelow {
+		// The next tick can tell why.
+		s.lookBelow, s.troubled = true, a.tick
+		return
+	}
+	why := err.Error()
+	if hint := hintOf(err); hint != "" {
+		why += ": " + hint
+	}
+	a.trouble(s, why)
+}
+
+// hintOf says what to do about what the kernel refuses.
+func hintOf(err error) string {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	if !ok {
+		return ""
+	}
+	switch errno {
+	case syscall.EACCES, syscall.EPERM:
+		return "owca needs to run as root, or with CAP_DAC_OVERRIDE"
+	case syscall.EROFS:
+		return "mount the cgroup hierarchy read-write"
+	case syscall.EINVAL, syscall.ERANGE:
+		return "a limit of a cgroup above or below may be in the way, or the kernel has other bounds"
+	case syscall.EBUSY:
+		return "something else uses it, as exclusive cpus"
+	case syscall.ENOSPC:
+		return "nothing of it would be left, or none is free"
+	}
+	return ""
+}
+
+// settle notes whether a decision is in effect.
+func (a *Actor) settle(s *standing) {
+	a.watch(s)
+	if s.view != nil && slices.ContainsFunc(s.view.cgroups, a.absent) {
+		s.troubled = a.tick // one container of several
+		a.setPending(s)
+	}
+	if s.troubled == a.tick {
+		a.backoff(s)
+		return
+	}
+	if s.problem != "" {
+		a.log.Info("a decision is in effect now", "task", s.task, "kind", s.kind, "owner", s.owner)
+		s.problem = ""
+	}
+	if s.pending {
+		s.pending = false
+		a.pending--
+	}
+	s.failures, s.retry, s.anew = 0, 0, false
+	if s.allocation.Release {
+		a.forget(s)
+		a.wake(s)
+		return
+	}
+	if s.kind == owca.CPUIdle && s.allocation.Number == 0 {
+		a.wake(s)
+	}
+	if s.view != nil {
+		s.resources = s.view.task.Resources
+	}
+}
+
+// wake has the weight of a task put into effect again that was idle.
+func (a *Actor) wake(s *standing) {
+	if other := a.standing[decisionKey{s.task, owca.CPUShares}]; s.kind == owca.CPUIdle && other != nil && !other.adopted {
+		a.setPending(other)
+		other.watches = nil // what is there now is nobody else's
+	}
+}
+
+// absent says whether a cgroup was not there when the plan was made.
+func (a *Actor) absent(path string) bool {
+	c := a.state.Cgroups[path]
+	if c == nil {
+		return false
+	}
+	for _, err := range c.Errors {
+		if errors.Is(err, cgroup.ErrGone) {
+			return true
+		}
+	}
+	return false
+}
+
+// watch finds out what of a decision is to be looked at from now on.
+func (a *Actor) watch(s *standing) {
+	if s.view == nil {
+		return
+	}
+	before := s.watches
+	s.watches = nil
+	for _, path := range s.view.cgroups {
+		n := a.nodes[path]
+		c := a.state.Cgroups[path]
+		if n == nil || c == nil {
+			continue
+		}
+		own := false
+		for _, k := range Knobs(s.kind) {
+			w := watch{node: n, path: path, id: n.id, knob: k}
+			if i := slices.IndexFunc(before, func(b watch) bool {
+				return b.yielded && b.path == path && b.id == n.id && b.knob == k
+			}); i >= 0 {
+				s.watches = append(s.watches, before[i])
+				own = true
+				continue
+			}
+			value, readable := c.Values[k]
+			if l := a.leases[Target{Cgroup: path, Knob: k}]; l != nil && l.ID == n.id && a.holds(s, l) {
+				w.lease, w.value = l, l.New
+			} else if !readable || own || !isOwnKnob(s.kind, k) || s.troubled == a.tick {
+				continue
+			} else if w.value = value; l != nil && l.ID == n.id {
+				w.value = l.New // of another task with the same cgroup
+			}
+			own = own || isOwnKnob(s.kind, k)
+			s.watches = append(s.watches, w)
+		}
+	}
+}
+
+// holds says whether a lease is of a decision: of its kind, or of another kind that was
+// changed along with it.
+func (a *Actor) holds(s *standing, l *Lease) bool {
+	return l.For == s.task && (l.Kind == s.kind || a.standing[decisionKey{l.For, l.Kind}] == nil)
+}
+
+func isOwnKnob(kind owca.AllocationKind, k cgroup.Knob) bool {
+	return slices.Contains(knobsOf(kind), k)
+}
+
+// maxLogged bounds the lines of one tick about changes; the others are for debugging.
+const maxLogged = 20
+
+func (a *Actor) logChanges(changes []Change) {
+	if len(changes) == 0 {
+		return
+	}
+	for i := range changes {
+		level := slog.LevelInfo
+		if i >= maxLogged {
+			level = slog.LevelDebug
+		}
+		a.logChange(level, "a limit was set", &changes[i])
+	}
+	if n := len(changes); n > maxLogged {
+		a.log.Info("more limits were set", "changes", n-maxLogged)
+	}
+}
+
+func (a *Actor) logChange(level slog.Level, message string, c *Change) {
+	if c.Release && message == "a limit was set" {
+		return // its end was told
+	}
+	attrs := []any{"task", c.For, "kind", c.Kind, "target", c.name(), "old", c.Old, "new", c.New, "owner", c.Owner}
+	if c.Reason != "" {
+		attrs = append(attrs, "reason", c.Reason)
+	}
+	if c.Note != "" {
+		attrs = append(attrs, "note", c.Note)
+	}
+	a.log.Log(context.Background(), level, message, attrs...)
+}
+
+// logDryRun tells the plan when it is another one.
+func (a *Actor) logDryRun(changes []Change) {
+	if slices.EqualFunc(changes, a.dryRun, func(x, y Change) bool {
+		return x.Target == y.Target && x.Old == y.Old && x.New == y.New && x.Release == y.Release
+	}) {
+		return
+	}
+	a.dryRun = slices.Clone(changes)
+	for i := range changes {
+		level := slog.LevelInfo
+		if i >= maxLogged {
+			level = slog.LevelDebug
+		}
+		a.logChange(level, "dry_run: a limit would be set", &changes[i])
+	}
+	a.log.Info("dry_run: this is the plan from now on", "changes", len(changes))
+}

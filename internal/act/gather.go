@@ -1,0 +1,478 @@
+package act
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/cgroup"
+)
+
+// hostFacts are what cpu and memory there are to divide.
+type hostFacts struct {
+	cpus     int // 0: could not be told
+	cpuList  string
+	memList  string
+	next     time.Duration // when to look again
+	readOnce bool
+}
+
+// hostPace is how often they are looked at: CPUs come and go, but not often.
+const hostPace = 10 * time.Second
+
+// openHost makes sure that there are cgroups, and that the facts of the host are known.
+func (a *Actor) openHost() error {
+	if a.tree == nil {
+		tree, err := cgroup.FS{Root: a.root}.Tree()
+		if err != nil {
+			return err
+		}
+		tree.KeepFiles = min(tree.KeepFiles, maxKeptFiles)
+		a.tree = tree
+	}
+	if h := &a.host; !h.readOnce || a.clock() >= h.next {
+		before := h.cpus
+		err := h.read(a.root)
+		a.report("host", err, "what CPUs and memory this host has could not be read")
+		h.readOnce, h.next = true, a.clock()+hostPace
+		if before != h.cpus {
+			a.forgetAllocations()
+			// A quota is a part of all CPUs.
+			for _, s := range a.order {
+				if before != 0 && !s.adopted && (s.kind == owca.CPUQuota || s.kind == owca.CPUBurst) {
+					a.setPending(s)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (h *hostFacts) read(root string) error {
+	list, err := os.ReadFile(filepath.Join(root, "/sys/devices/system/cpu/online"))
+	if err != nil {
+		return err
+	}
+	cpus, err := listOf(strings.TrimSpace(string(list)))
+	if err != nil || len(cpus) == 0 {
+		return fmt.Errorf("%s/sys/devices/system/cpu/online: %q is no list", root, list)
+	}
+	h.cpus, h.cpuList = len(cpus), strings.TrimSpace(string(list))
+	// A kernel without NUMA has no such file, and one node.
+	list, err = os.ReadFile(filepath.Join(root, "/sys/devices/system/node/has_memory"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		h.memList = "0"
+	case err != nil:
+		return err
+	default:
+		h.memList = strings.TrimSpace(string(list))
+	}
+	return nil
+}
+
+// forgetAllocations has the Allocations of all tasks made anew.
+func (a *Actor) forgetAllocations() {
+	for _, v := range a.views {
+		v.stale = true
+	}
+}
+
+// listOf parses a list of the kernel, "0-3,8", into ascending numbers.
+func listOf(text string) (list []int, err error) {
+	for item := range strings.SplitSeq(text, ",") {
+		if item == "" && text == "" {
+			break
+		}
+		var from, to int
+		if n, _ := fmt.Sscanf(item+" ", "%d-%d ", &from, &to); n != 2 {
+			if n, err := fmt.Sscanf(item+" ", "%d ", &from); n != 1 {
+				return nil, err
+			}
+			to = from
+		}
+		if from < 0 || to < from || to > 1<<16 {
+			return nil, fmt.Errorf("%q is no range", item)
+		}
+		for n := from; n <= to; n++ {
+			list = append(list, n)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list), nil
+}
+
+// A node is a cgroup that is open.
+type node struct {
+	*cgroup.Control
+	id     string
+	used   uint64 // the tick in which it was last asked for
+	closed bool
+}
+
+// node opens a cgroup; nil if there is none.
+func (a *Actor) node(path string) *node {
+	n, err := a.openNode(path)
+	if err != nil {
+		return nil
+	}
+	return n
+}
+
+func (a *Actor) openNode(path string) (*node, error) {
+	n := a.nodes[path]
+	if n == nil {
+		c, err := a.tree.Control(path)
+		if err != nil {
+			return nil, err
+		}
+		n = &node{Control: c, id: c.ID()}
+		a.nodes[path] = n
+	}
+	n.used = a.tick
+	return n, nil
+}
+
+// closeNode closes a cgroup; watches that look at it open it again.
+func (a *Actor) closeNode(path string) {
+	if n := a.nodes[path]; n != nil {
+		_ = n.Close()
+		n.closed = true
+		delete(a.nodes, path)
+	}
+}
+
+// closeUnused closes what only an earlier plan needed.
+func (a *Actor) closeUnused() {
+	for _, s := range a.order {
+		for i := range s.watches {
+			if n := s.watches[i].node; n != nil {
+				n.used = a.tick
+			}
+		}
+	}
+	for path, n := range a.nodes {
+		if n.used < a.tick {
+			a.closeNode(path)
+		}
+	}
+}
+
+// A gathering is the State in the making.
+type gathering struct {
+	*Actor
+	*State
+}
+
+// knobsOfTask are what is to be known of each cgroup of a task to plan a kind: the weights,
+// by which a quota is divided, only of several.
+func knobsOfTask(kind owca.AllocationKind, containers int) []cgroup.Knob {
+	knobs := Knobs(kind)
+	if kind == owca.CPUQuota && containers == 1 {
+		return knobs[:slices.Index(knobs, cgroup.CPUMaxBurst)+1]
+	}
+	return knobs
+}
+
+// gather reads what Plan has to know for what is wanted.
+func (a *Actor) gather(wanted []Wanted) *State {
+	g := gathering{a, &State{
+		Units: a.options.Units,
+		CPUs:  a.host.cpus, CPUList: a.host.cpuList, MemList: a.host.memList,
+		Tasks:   make(map[owca.TaskID]*TaskState, len(wanted)),
+		Cgroups: make(map[string]*CgroupState, len(wanted)+8),
+		Leases:  a.leases,
+	}}
+	g.anew()
+	var cpusets, rdt bool
+	for i := range wanted {
+		w := &wanted[i]
+		v := a.views[w.Task]
+		if v == nil {
+			continue // Plan says so
+		}
+		g.task(w.Task, v)
+		cpusets = cpusets || w.Kind == owca.CPUSetCPUs && !w.Release
+		rdt = rdt || w.Kind == owca.RDTGroup
+		for _, path := range v.cgroups {
+			g.cgroup(path, knobsOfTask(w.Kind, len(v.cgroups)))
+			g.above(path, w.Kind)
+		}
+		for device := range w.IO {
+			g.device(device)
+		}
+	}
+	for i := range wanted {
+		g.below(&wanted[i])
+	}
+	if cpusets {
+		g.exclusive()
+	}
+	if rdt {
+		g.resctrl()
+	}
+	return g.State
+}
+
+// anew hides the leases of decisions that mean something else now, as the units are others,
+// so that they are planned as if they were the first.
+func (g *gathering) anew() {
+	for _, s := range g.asked {
+		if !s.anew {
+			continue
+		}
+		if len(g.State.Leases) == len(g.leases) {
+			g.State.Leases = maps.Clone(g.leases)
+		}
+		for i := range s.watches {
+			if l := s.watches[i].lease; l != nil {
+				delete(g.State.Leases, l.Target)
+			}
+		}
+	}
+}
+
+func (g *gathering) task(id owca.TaskID, v *view) *TaskState {
+	t := g.Tasks[id]
+	if t == nil {
+		t = &TaskState{Cgroups: v.cgroups, QoS: qosOf(v.task)}
+		g.Tasks[id] = t
+	}
+	return t
+}
+
+// cgroup reads knobs of a cgroup, unless they were.
+func (g *gathering) cgroup(path string, knobs []cgroup.Knob) {
+	c := g.Cgroups[path]
+	if c == nil {
+		c = &CgroupState{V1: g.tree.V1("cpu") != "", Values: map[cgroup.Knob]string{}, Errors: map[cgroup.Knob]error{}}
+		g.Cgroups[path] = c
+	}
+	if !slices.ContainsFunc(knobs, func(k cgroup.Knob) bool { return !c.knows(k) }) {
+		return
+	}
+	n, err := g.openNode(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%s: %w", path, cgroup.ErrGone)
+	}
+	for _, k := range knobs {
+		if c.knows(k) {
+			continue
+		}
+		var value string
+		if err == nil {
+			c.ID = n.id
+			value, err = n.Get(k)
+			if errors.Is(err, cgroup.ErrGone) {
+				g.gone(path)
+				// It may have been made anew.
+				if n, err = g.openNode(path); err == nil {
+					c.ID = n.id
+					value, err = n.Get(k)
+				} else {
+					err = fmt.Errorf("%s: %w", path, cgroup.ErrGone)
+				}
+			}
+		}
+		if err != nil {
+			c.Errors[k] = err
+			if !errors.Is(err, cgroup.ErrGone) {
+				err = nil // of this file only
+			}
+			continue
+		}
+		c.Values[k] = value
+		// What was changed since Observe is not ours any more.
+		t := Target{Cgroup: path, Knob: k}
+		if l := g.leases[t]; l != nil && (l.ID != n.id || value != l.New && !k.Equal(value, l.New)) {
+			g.recheck(l)
+		}
+	}
+}
+
+func (c *CgroupState) knows(k cgroup.Knob) bool {
+	_, ok := c.Values[k]
+	return ok || c.Errors[k] != nil
+}
+
+// gone ends the leases of a cgroup that was removed.
+func (a *Actor) gone(path string) {
+	for _, s := range a.order {
+		for i := range s.watches {
+			if s.watches[i].path == path {
+				a.lost(s, &s.watches[i])
+			}
+		}
+	}
+	a.closeNode(path)
+}
+
+// recheck looks at a lease that is not as it was a moment ago.
+func (a *Actor) recheck(l *Lease) {
+	if s := a.standing[decisionKey{l.For, l.Kind}]; s != nil {
+		for i := range s.watches {
+			if s.watches[i].lease == l {
+				a.check(s, &s.watches[i])
+			}
+		}
+	}
+}
+
+// above reads what limits a cgroup from above.
+func (g *gathering) above(name string, kind owca.AllocationKind) {
+	var knobs []cgroup.Knob
+	switch kind {
+	case owca.CPUQuota, owca.CPUBurst:
+		knobs = []cgroup.Knob{cgroup.CPUMax}
+	case owca.CPUSetCPUs:
+		knobs = []cgroup.Knob{cgroup.CPUSetCPUList}
+	case owca.CPUSetMems:
+		knobs = []cgroup.Knob{cgroup.CPUSetMemList}
+	default:
+		return
+	}
+	for dir := range ancestors(name) {
+		g.cgroup(dir, knobs)
+	}
+}
+
+// below finds the highest quota below cgroups of v1 that are to get one, among those that
+// are not read anyway. It is looked for when it is known to be in the way, as few containers
+// have cgroups below them, and the kernel refuses what is not possible.
+func (g *gathering) below(w *Wanted) {
+	s := g.standing[decisionKey{w.Task, w.Kind}]
+	if v := g.views[w.Task]; v == nil || w.Kind != owca.CPUQuota || !g.options.DryRun && (s == nil || !s.lookBelow) {
+		return
+	}
+	for _, path := range g.Tasks[w.Task].Cgroups {
+		c := g.Cgroups[path]
+		n := g.node(path)
+		if n == nil || !c.V1 {
+			continue
+		}
+		var largest float64
+		// What vanishes meanwhile limits nothing.
+		_ = n.Below(cgroup.CPUMax, func(path, value string) bool {
+			if g.Cgroups[path] != nil {
+				return true
+			}
+			if m, ok := parseCPUMax(value); ok && !m.unlimited && m.cpus() > largest {
+				largest, c.LargestBelow, c.BelowPath = m.cpus(), value, path
+			}
+			return true
+		})
+	}
+}
+
+// device finds the number of a block device that is named by its path.
+func (g *gathering) device(name string) {
+	if !strings.HasPrefix(name, "/") {
+		return
+	}
+	var st syscall.Stat_t
+	if syscall.Stat(filepath.Join(g.root, name), &st) != nil || st.Mode&syscall.S_IFMT != syscall.S_IFBLK {
+		return
+	}
+	if g.Devices == nil {
+		g.Devices = map[string]string{}
+	}
+	// new_encode_dev, as the C library has it for 64 bits.
+	major := st.Rdev>>8&0xfff | st.Rdev>>32&^0xfff
+	minor := st.Rdev&0xff | st.Rdev>>12&^0xff
+	g.Devices[name] = fmt.Sprintf("%d:%d", major, minor&0xffffffff)
+}
+
+// qosOf returns the class of a pod in lower case: as a label says, or the cgroup's path.
+func qosOf(t *owca.TaskData) string {
+	for _, label := range [...]string{"app_kubernetes_io__qos_class", "qos_class"} {
+		if class := t.Labels[label]; class != "" {
+			return strings.ToLower(class)
+		}
+	}
+	for _, path := range t.Cgroups {
+		at := strings.Index(path, "kubepods")
+		switch {
+		case at < 0:
+		case strings.Contains(path[at:], "besteffort"):
+			return "besteffort"
+		case strings.Contains(path[at:], "burstable"):
+			return "burstable"
+		default:
+			return "guaranteed"
+		}
+	}
+	return ""
+}
+
+// exclusive finds out which cpus the kubelet's static CPU manager gave to one container
+// each: those in the cpuset of a Guaranteed pod's container that are in no other pod's.
+// What owca has changed itself counts as it was before.
+func (g *gathering) exclusive() {
+	type pod struct {
+		id   owca.TaskID
+		view *view
+		cpus []int // of all its containers
+		own  []int // of those without a quota
+	}
+	var pods []pod
+	users := map[int]int{} // pods by cpu
+	for id, v := range g.views {
+		class := qosOf(v.task)
+		if class == "" {
+			continue
+		}
+		p := pod{id: id, view: v}
+		for _, path := range v.cgroups {
+			g.cgroup(path, exclusiveKnobs[:])
+			value := g.before(path, cgroup.CPUSetCPUList)
+			if value == "" {
+				value = g.CPUList // v2: no cpuset of its own
+			}
+			cpus, err := listOf(value)
+			if err != nil {
+				continue
+			}
+			p.cpus = append(p.cpus, cpus...)
+			// The kubelet gives no quota where it gives cpus.
+			if m, ok := parseCPUMax(g.before(path, cgroup.CPUMax)); class == "guaranteed" && ok && m.unlimited && len(cpus) < g.CPUs {
+				p.own = append(p.own, cpus...)
+			}
+		}
+		slices.Sort(p.cpus)
+		for _, cpu := range slices.Compact(p.cpus) {
+			users[cpu]++
+		}
+		pods = append(pods, p)
+	}
+	for _, p := range pods {
+		slices.Sort(p.own)
+		own := slices.DeleteFunc(slices.Compact(p.own), func(cpu int) bool { return users[cpu] > 1 })
+		if len(own) == 0 {
+			continue
+		}
+		var list []string
+		for _, cpu := range own {
+			list = append(list, strconv.Itoa(cpu))
+		}
+		g.task(p.id, p.view).Exclusive = strings.Join(list, ",")
+	}
+}
+
+var exclusiveKnobs = [...]cgroup.Knob{cgroup.CPUSetCPUList, cgroup.CPUMax}
+
+// before returns a value as it was before owca changed it.
+func (g *gathering) before(path string, k cgroup.Knob) string {
+	if l := g.leases[Target{Cgroup: path, Knob: k}]; l != nil {
+		return l.First
+	}
+	return g.Cgroups[path].Values[k]
+}

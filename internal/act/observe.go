@@ -1,0 +1,394 @@
+package act
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/cgroup"
+)
+
+// A decisionKey is what one decision is about.
+type decisionKey struct {
+	task owca.TaskID
+	kind owca.AllocationKind
+}
+
+// standing is a decision that is to be in effect until there is another one.
+type standing struct {
+	decisionKey
+	owner      string
+	allocation owca.Allocation
+	// adopted: of an earlier agent, whose leases are all that is known of it.
+	adopted bool
+	view    *view // nil: the task is not listed
+	watches []watch
+	// resources are those of the task when this was last put into effect.
+	resources map[string]float64
+
+	pending bool // not in effect
+	anew    bool // to be written even if it is the same number
+	// moved: somebody else moved the task to another control group, where it stays until
+	// there is another decision.
+	moved bool
+	// lookBelow: the kernel refused it, maybe for what cgroups below have.
+	lookBelow bool
+	retry     time.Duration // not before
+	failures  uint
+	problem   string // that was told
+	troubled  uint64 // the tick in which something was in its way
+}
+
+// A watch is one cgroup in which a decision is in effect, or was until somebody else
+// changed it.
+type watch struct {
+	node *node // nil: not open yet
+	path string
+	id   string
+	knob cgroup.Knob
+	// value is what it read the last time; with a lease it means the same as Lease.New.
+	value string
+	lease *Lease // nil: the value was there already
+	// yielded: somebody else changed it. Nothing is done here any more until the cgroup is
+	// made anew, the orchestrator gives the task other resources, or there is another
+	// decision.
+	yielded bool
+}
+
+// A view is what is known of a task that is listed.
+type view struct {
+	seen     uint64 // generation
+	task     *owca.TaskData
+	cgroups  []string
+	standing []*standing
+	// allocations were made of limits and of leases; stale: these are others now.
+	limits      limits
+	stale       bool
+	allocations owca.Allocations
+}
+
+// limits are what was measured of a task.
+type limits struct {
+	cores, shares, weight          owca.Value
+	hasCores, hasShares, hasWeight bool
+}
+
+func limitsOf(m owca.Measurements) (l limits) {
+	for i := range m {
+		switch r := &m[i]; r.Desc {
+		case owca.TaskCPULimit:
+			l.cores, l.hasCores = r.Value, true
+		case owca.TaskCPUShares:
+			l.shares, l.hasShares = r.Value, true
+		case owca.TaskCPUWeight:
+			l.weight, l.hasWeight = r.Value, true
+		}
+	}
+	return l
+}
+
+// SetGroups gives it resctrl, as of this tick; nil = there is none.
+func (a *Actor) SetGroups(g Groups) {
+	a.begin()
+	a.groups = g
+	if g != nil && !a.rdt.defaultsDone {
+		a.setDefaults()
+	}
+}
+
+// Observe looks at the leases, before anything is decided: those whose cgroup is gone end,
+// and those whose value somebody else changed. It fills the Allocations of tasks.
+func (a *Actor) Observe(now time.Time, tasks []owca.TaskData) {
+	a.begin()
+	if err := a.openHost(); err != nil {
+		return // Apply tells
+	}
+	a.look(tasks)
+	for i := 0; i < len(a.order); i++ {
+		s := a.order[i]
+		for w := range s.watches {
+			a.check(s, &s.watches[w])
+		}
+		if (s.view == nil || s.adopted) && !a.watching(s) {
+			a.forget(s)
+			i--
+		}
+	}
+	a.observeGroups()
+	a.guard()
+	a.fill(tasks)
+	a.observed = true
+}
+
+// look finds out which tasks there are.
+func (a *Actor) look(tasks []owca.TaskData) {
+	a.seen++
+	a.listed = a.listed[:0]
+	for i := range tasks {
+		t := &tasks[i]
+		v := a.views[t.ID]
+		if v == nil {
+			v = &view{stale: true}
+			a.views[t.ID] = v
+			a.rejoin(t.ID, v)
+		}
+		v.seen, v.task = a.seen, t
+		a.listed = append(a.listed, v)
+		if !sameStrings(v.cgroups, t.Cgroups) {
+			v.cgroups = slices.Clone(t.Cgroups)
+			v.stale = true
+			for _, s := range v.standing {
+				if !s.adopted {
+					a.setPending(s)
+				}
+			}
+		}
+		for _, s := range v.standing {
+			a.unyield(s, t)
+		}
+	}
+	if len(a.views) == len(tasks) {
+		return
+	}
+	for id, v := range a.views {
+		if v.seen == a.seen {
+			continue
+		}
+		for _, s := range v.standing {
+			s.view = nil
+			a.unlisted++
+		}
+		delete(a.views, id)
+	}
+}
+
+// sameStrings is slices.Equal; lists of discovery most often are the very same.
+func sameStrings(a, b []string) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
+}
+
+// rejoin gives a task that is listed again what was decided for it.
+func (a *Actor) rejoin(id owca.TaskID, v *view) {
+	if a.unlisted == 0 {
+		return
+	}
+	for _, s := range a.order {
+		if s.view == nil && s.task == id {
+			s.view = v
+			v.standing = append(v.standing, s)
+			a.unlisted--
+		}
+	}
+}
+
+// unyield takes a decision up again when the orchestrator has given the task other
+// resources: an in-place resize overwrites limits, and means nothing by it.
+func (a *Actor) unyield(s *standing, t *owca.TaskData) {
+	if s.adopted || !slices.ContainsFunc(s.watches, func(w watch) bool { return w.yielded }) || maps.Equal(s.resources, t.Resources) {
+		return
+	}
+	for i := range s.watches {
+		s.watches[i].yielded = false
+	}
+	a.setPending(s)
+}
+
+// check looks at one value.
+func (a *Actor) check(s *standing, w *watch) {
+	if w.path == "" {
+		return
+	}
+	if w.node == nil || w.node.closed {
+		n := a.node(w.path)
+		if n == nil || n.id != w.id {
+			a.lost(s, w)
+			return
+		}
+		w.node = n
+	}
+	value, err := w.node.Get(w.knob)
+	switch {
+	case err == nil:
+		a.compare(s, w, value)
+	case errors.Is(err, cgroup.ErrGone):
+		a.lost(s, w)
+	}
+	// Otherwise it could not be told.
+}
+
+// compare ends the lease of a value that is another one now.
+func (a *Actor) compare(s *standing, w *watch, value string) {
+	if value == w.value || w.yielded {
+		return
+	}
+	meant := w.value
+	if w.lease != nil {
+		meant = w.lease.New
+	}
+	if w.knob.Equal(value, meant) {
+		w.value = value
+		return
+	}
+	if a.idle(w) {
+		return
+	}
+	w.yielded, w.value = true, value
+	if s.view != nil {
+		s.view.stale = true
+	}
+	if w.lease != nil {
+		a.end(w.lease, EndForeign)
+	}
+}
+
+// idle says whether a watch is of a weight that our own cpu.idle hides.
+func (a *Actor) idle(w *watch) bool {
+	if w.knob != cgroup.CPUSharesV1 && w.knob != cgroup.CPUWeightV2 {
+		return false
+	}
+	l := a.leases[Target{Cgroup: w.path, Knob: cgroup.CPUIdleFlag}]
+	return l != nil && l.ID == w.id && l.New == "1"
+}
+
+// lost is for a cgroup that was removed, even if there is another one by its name.
+func (a *Actor) lost(s *standing, w *watch) {
+	if w.node != nil {
+		a.closeNode(w.path)
+	}
+	if w.lease != nil {
+		a.end(w.lease, EndGone)
+	}
+	*w = watch{} // watches nothing, until the next plan
+	if !s.adopted {
+		a.setPending(s)
+		s.retry, s.failures = 0, 0
+	}
+}
+
+// watching says whether a decision holds anything.
+func (a *Actor) watching(s *standing) bool {
+	if s.kind == owca.RDTGroup {
+		if s.adopted {
+			for _, l := range a.leases {
+				if l.For == s.task && l.Kind == s.kind {
+					return true
+				}
+			}
+		}
+		return a.leases[Target{Task: s.task}] != nil
+	}
+	return slices.ContainsFunc(s.watches, func(w watch) bool { return w.lease != nil })
+}
+
+func (a *Actor) standingOf(k decisionKey) *standing {
+	s := a.standing[k]
+	if s != nil {
+		return s
+	}
+	s = &standing{decisionKey: k}
+	a.standing[k] = s
+	a.order = append(a.order, s)
+	if v := a.views[k.task]; v != nil {
+		s.view = v
+		v.standing = append(v.standing, s)
+	} else if k.task != "" {
+		a.unlisted++
+	}
+	return s
+}
+
+// forget drops a decision.
+func (a *Actor) forget(s *standing) {
+	delete(a.standing, s.decisionKey)
+	a.order = slices.DeleteFunc(a.order, func(o *standing) bool { return o == s })
+	if s.pending {
+		a.pending--
+	}
+	if s.view == nil {
+		if s.task != "" {
+			a.unlisted--
+		}
+		return
+	}
+	s.view.standing = slices.DeleteFunc(s.view.standing, func(o *standing) bool { return o == s })
+	s.view.stale = true
+}
+
+func (a *Actor) setPending(s *standing) {
+	if !s.pending {
+		s.pending = true
+		a.pending++
+	}
+}
+
+// fill gives tasks their Allocations. A map is made anew when something in it changes, as
+// a component may have kept the old one.
+func (a *Actor) fill(tasks []owca.TaskData) {
+	for i := range tasks {
+		t, v := &tasks[i], a.listed[i]
+		if l := limitsOf(t.Measurements); v.stale || l != v.limits {
+			v.limits, v.stale = l, false
+			v.allocations = a.allocationsOf(v)
+		}
+		t.Allocations = v.allocations
+	}
+}
+
+// allocationsOf returns what is in effect: cpu_quota and cpu_shares as measured, and all
+// that was decided and still is as it was decided.
+func (a *Actor) allocationsOf(v *view) owca.Allocations {
+	m := owca.Allocations{}
+	if l := &v.limits; l.hasCores && a.host.cpus > 0 {
+		m[owca.CPUQuota] = owca.Allocation{Number: min(1, l.cores.Float(owca.One)/float64(a.host.cpus))}
+	}
+	measured := func(k cgroup.Knob, value owca.Value, has bool) {
+		if n, ok := value.IsInt(); has && ok {
+			if kind, is, ok := Current(a.options.Units, a.host.cpus, k, strconv.FormatUint(n, 10)); ok {
+				m[kind] = is
+			}
+		}
+	}
+	measured(cgroup.CPUWeightV2, v.limits.weight, v.limits.hasWeight)
+	measured(cgroup.CPUSharesV1, v.limits.shares, v.limits.hasShares)
+	for _, s := range v.standing {
+		if is, ok := a.inEffect(s); ok {
+			is.Reason = s.allocation.Reason
+			m[s.kind] = is
+		}
+	}
+	if len(m) == 0 {
+		return nil
+	}
+	return m
+}
+
+// inEffect returns what a decision has come to, unless that is up to somebody else in one
+// of the cgroups.
+func (a *Actor) inEffect(s *standing) (is owca.Allocation, ok bool) {
+	if s.kind == owca.RDTGroup {
+		return a.groupOf(s)
+	}
+	n := 0
+	for i := range s.watches {
+		w := &s.watches[i]
+		kind, one, ok := Current(a.options.Units, a.host.cpus, w.knob, w.value)
+		if !ok || w.path == "" || kind != s.kind {
+			continue
+		}
+		if w.yielded {
+			return is, false
+		}
+		if n++; n == 1 {
+			is = one
+		} else if kind == owca.CPUQuota || kind == owca.CPUShares || kind == owca.CPUBurst {
+			is.Number += one.Number // of the containers of a pod
+		}
+	}
+	if s.kind == owca.CPUQuota {
+		is.Number = min(1, is.Number)
+	}
+	return is, n > 0 && n == len(s.view.cgroups)
+}

@@ -1,0 +1,163 @@
+package act
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/cgroup"
+)
+
+const prioProcess = 0 // PRIO_PROCESS, sys/resource.h
+
+// ownNice is the nice value of an agent that has no cgroup of its own.
+const ownNice = -15
+
+// raiseOwnWeight sees to it that the agent gets to run on a host whose CPUs are all wanted,
+// which is when it is needed: by the weight of its cgroup, if nothing else is in that;
+// otherwise, as far as the nice value goes, among the processes that it shares one with.
+func (a *Actor) raiseOwnWeight() {
+	if a.weighed {
+		return
+	}
+	a.weighed = true
+	path, err := a.ownCgroup()
+	if err == nil {
+		err = a.leaseOwnWeight(path)
+	}
+	switch {
+	case err == nil:
+		return
+	case !errors.Is(err, errShared):
+		a.log.Debug("the weight of the agent's cgroup is as it was", "error", err)
+	}
+	if err := renice(filepath.Join(a.root, "proc/self/task")); err != nil {
+		a.log.Info("the agent runs with the weight of any other process: on a busy host its ticks may be late; "+
+			"give it a cgroup of its own (as a systemd service has), or CAP_SYS_NICE", "error", err)
+	}
+}
+
+var errShared = errors.New("others are in the agent's cgroup")
+
+// ownCgroup returns the cgroup of this process under the CPU controller, if it has it to
+// itself.
+func (a *Actor) ownCgroup() (string, error) {
+	b, err := os.ReadFile(filepath.Join(a.root, "proc/self/cgroup"))
+	if err != nil {
+		return "", err
+	}
+	path, ok := cpuCgroup(string(b), a.tree.V1("cpu") != "")
+	if !ok || path == "/" {
+		return "", errShared
+	}
+	g, err := a.tree.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer g.Close()
+	dir := g.Dir("cpu")
+	if dir == "" {
+		return "", fs.ErrNotExist
+	}
+	pids, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return "", err
+	}
+	own := strconv.Itoa(os.Getpid())
+	if slices.ContainsFunc(strings.Fields(string(pids)), func(pid string) bool { return pid != own }) {
+		return "", errShared
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	if slices.ContainsFunc(entries, os.DirEntry.IsDir) {
+		return "", errShared
+	}
+	return path, nil
+}
+
+// cpuCgroup parses /proc/PID/cgroup: lines "4:cpu,cpuacct:/path", and "0::/path" of v2.
+func cpuCgroup(text string, v1 bool) (path string, ok bool) {
+	for line := range strings.Lines(text) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		if v1 && slices.Contains(strings.Split(f[1], ","), "cpu") || !v1 && f[0] == "0" && f[1] == "" {
+			return f[2], strings.HasPrefix(f[2], "/")
+		}
+	}
+	return "", false
+}
+
+func (a *Actor) leaseOwnWeight(path string) error {
+	n, err := a.openNode(path)
+	if err != nil {
+		return err
+	}
+	knob, highest := cgroup.CPUSharesV1, "262144" // MAX_SHARES, kernel/sched/sched.h
+	value, err := n.Get(knob)
+	if errors.Is(err, errors.ErrUnsupported) {
+		knob, highest = cgroup.CPUWeightV2, "10000" // CGROUP_WEIGHT_MAX
+		value, err = n.Get(knob)
+	}
+	if err != nil {
+		return err
+	}
+	if value == highest {
+		return nil
+	}
+	c := Change{
+		Target: Target{Cgroup: path, Knob: knob}, Kind: owca.CPUShares, Owner: ownOwner, ID: n.id,
+		Reason: "so that the agent runs when CPUs are short", Old: value, New: highest,
+	}
+	var report Report
+	a.makeBatch(time.Now(), []Change{c}, &report)
+	a.logChanges(report.Changes)
+	for _, f := range report.Failed {
+		return f.Err
+	}
+	s := a.standingOf(decisionKey{"", owca.CPUShares})
+	s.owner, s.adopted = ownOwner, true
+	if l := a.leases[c.Target]; l != nil {
+		s.watches = []watch{{node: n, path: path, id: n.id, knob: knob, value: l.New, lease: l}}
+	}
+	return nil
+}
+
+// renice gives all threads of this process another nice value, unless somebody gave it one;
+// those to come inherit it. It ends with the process.
+func renice(tasks string) error {
+	nice, err := syscall.Getpriority(prioProcess, 0)
+	if err != nil {
+		return err
+	}
+	if nice != 20 { // the system call returns 20 - nice
+		return nil
+	}
+	// Threads that were made meanwhile by ones that were not yet reached.
+	for range 3 {
+		entries, err := os.ReadDir(tasks)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			tid, err := strconv.Atoi(e.Name())
+			if err != nil {
+				continue
+			}
+			if err := syscall.Setpriority(prioProcess, tid, ownNice); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return err
+			}
+		}
+	}
+	return nil
+}

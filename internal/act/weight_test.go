@@ -1,0 +1,145 @@
+package act
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/owca-project/owca/internal/cgroup"
+	"github.com/owca-project/owca/internal/hosttest"
+)
+
+// childWeigh is an agent that starts, and ends, when it is told to, and prints its nice
+// value each time.
+func childWeigh(args []string) error {
+	in := bufio.NewReader(os.Stdin)
+	if _, err := in.ReadString('\n'); err != nil {
+		return err
+	}
+	a := New("/")
+	if err := a.Start(Options{StateDir: args[0]}); err != nil {
+		return err
+	}
+	a.begin()
+	nice, err := syscall.Getpriority(prioProcess, 0)
+	if err != nil {
+		return err
+	}
+	fmt.Println(20 - nice)
+	if _, err := in.ReadString('\n'); err != nil {
+		return err
+	}
+	return a.Close()
+}
+
+// The agent raises the weight of its cgroup if that is its own, and its priority otherwise.
+func TestOwnWeight(t *testing.T) {
+	for name, shared := range map[string]bool{"own": false, "shared": true} {
+		t.Run(name, func(t *testing.T) {
+			c := hosttest.NewCgroup(t, nil, "weight-"+name)
+			tree, err := cgroup.FS{}.Tree()
+			if err != nil {
+				t.Fatal(err)
+			}
+			control, err := tree.Control(c.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer control.Close()
+			knob, highest := cgroup.CPUSharesV1, "262144"
+			if tree.V1("cpu") == "" {
+				knob, highest = cgroup.CPUWeightV2, "10000"
+			}
+			weight := func() string {
+				value, err := control.Get(knob)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return value
+			}
+			before := weight()
+
+			cmd := child(t, "weigh", filepath.Join(t.TempDir(), "state"))
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				_ = cmd.Process.Kill() // it has ended, but for a failure
+				_ = cmd.Wait()
+			})
+			c.Add(cmd.Process.Pid)
+			if shared {
+				c.Start("sleep")
+			}
+			line := func() {
+				if _, err := io.WriteString(in, "go\n"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			line()
+			nice, err := bufio.NewReader(out).ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			inherited, err := syscall.Getpriority(prioProcess, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantWeight, wantNice := highest, strconv.Itoa(20-inherited)
+			if shared {
+				wantWeight = before
+				if inherited == 20 {
+					wantNice = strconv.Itoa(ownNice)
+				}
+			}
+			if got := weight(); got != wantWeight {
+				t.Errorf("the weight is %s, want %s", got, wantWeight)
+			}
+			if nice = strings.TrimSpace(nice); nice != wantNice {
+				t.Errorf("the nice value is %s, want %s", nice, wantNice)
+			}
+			line()
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+			if got := weight(); got != before {
+				t.Errorf("the weight is %s afterwards, was %s", got, before)
+			}
+		})
+	}
+}
+
+func TestCPUCgroup(t *testing.T) {
+	const hybrid = "12:cpuset:/a\n4:cpu,cpuacct:/b\n1:name=systemd:/c\n0::/d:e\n"
+	for _, test := range []struct {
+		text string
+		v1   bool
+		path string
+		ok   bool
+	}{
+		{hybrid, true, "/b", true},
+		{hybrid, false, "/d:e", true},
+		{"0::/\n", false, "/", true},
+		{"0::/x\n", true, "", false},
+		{"", false, "", false},
+		{"garbage\n", true, "", false},
+	} {
+		if path, ok := cpuCgroup(test.text, test.v1); path != test.path || ok != test.ok {
+			t.Errorf("%q, v1 %t: %q, %t", test.text, test.v1, path, ok)
+		}
+	}
+}

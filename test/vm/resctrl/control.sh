@@ -1,0 +1,120 @@
+#!/bin/busybox sh
+# Three tasks in two control groups by rules: what the groups may use and who is in them
+# before, while the agent runs, after it has stopped, and after it was killed. $1 is what
+# can be monitored: all or none.
+# shellcheck shell=dash source=test/vm/resctrl/lib.sh
+. /host/program/lib.sh
+
+mounted || mount -t resctrl resctrl $fs
+for task in gold silver bronze; do spin $task; done
+rule() { echo "    - {task_id: /$1, allocations: {rdt: {name: $2, l3: 'L3:0=$3;1=$3', mb: 'MB:0=$4;1=$4'}}}"; }
+# allocate [LINE]...: of the runner.
+allocate() {
+	configure "$@" "state_dir: $tmp/state" 'allocator: !StaticAllocator' '  rules:' \
+		"$(rule gold latency 7f0 100)" "$(rule silver batch 3 20)" "$(rule bronze batch 3 20)"
+	sed -i 's/!MeasurementRunner/!AllocationRunner/' owca.yaml
+}
+schemata() { tr -d ' ' <"$fs/$1/schemata" | sort | paste -sd ' '; }
+# show: each group with what it may use, and the tasks of which threads are in it.
+show() {
+	local dir group task in
+	for dir in "$fs" "$fs"/owca-*; do
+		[ -e "$dir/schemata" ] || continue
+		group=${dir#"$fs"} in=''
+		for task in gold silver bronze; do
+			! grep -qxf "$dir/tasks" "/sys/fs/cgroup/$task/cgroup.threads" || in="$in $task"
+		done
+		printf '  %-16s %s %s\n' "${group:-/}" "$(schemata "$group")" "${in:-(none)}"
+	done
+}
+in_effect() {
+	[ "$(schemata owca-latency 2>/dev/null)" = "L3:0=7f0;1=7f0 MB:0=100;1=100" ] &&
+		[ "$(schemata owca-batch 2>/dev/null)" = "L3:0=003;1=003 MB:0=20;1=20" ] &&
+		holds $fs/owca-latency gold && holds $fs/owca-batch silver && holds $fs/owca-batch bronze
+}
+undone() {
+	[ "$(schemata '')" = "$before" ] && [ -z "$(find $fs -maxdepth 1 -name 'owca-*')" ] &&
+		holds $fs gold && holds $fs silver && holds $fs bronze
+}
+
+# begun: the agent runs, where what it is to do is true before.
+begun() { eventually above 0 owca_task_cpu_usage_seconds_total 'task_id="/gold"' || fail "does not begin"; }
+
+before=$(schemata '')
+echo "before:"
+show
+
+allocate
+$owca plan --config owca.yaml >planned || fail "owca plan: $(cat planned)"
+cat planned
+eventually undone || fail "owca plan has changed something: $(show)"
+start
+eventually in_effect || fail "not as the rules say: $(show)"
+echo "the agent runs:"
+show
+[ "$1" = none ] || sees gold silver bronze
+for task in gold bronze; do
+	spin $task
+	eventually in_effect || fail "a new process of $task is not in its group: $(show)"
+done
+$owca leases --state-dir $tmp/state || fail "owca leases"
+stop
+eventually undone || fail "after it has stopped: $(show)"
+echo "it has stopped:"
+show
+no_errors
+
+# Killed: the guardian undoes it.
+start
+eventually in_effect || fail "not as the rules say: $(show)"
+killed=$(cut -d' ' -f1 /proc/uptime)
+kill -KILL $agent
+wait $agent || :
+eventually undone || fail "after it was killed: $(show)"
+echo "it was killed, and $(awk "{ print \$1 - $killed }" /proc/uptime) s later:"
+show
+
+# Killed without a guardian: owca restore does.
+allocate 'guardian: false'
+start
+eventually in_effect || fail "not as the rules say: $(show)"
+kill -KILL $agent
+wait $agent || :
+eventually in_effect || fail "changed by nobody: $(show)"
+$owca restore --state-dir $tmp/state || fail "owca restore"
+eventually undone || fail "after owca restore: $(show)"
+
+# Somebody else's change stays, and so does the group, which is theirs now.
+start
+eventually in_effect || fail "not as the rules say: $(show)"
+echo 'MB:0=70;1=70' >$fs/owca-batch/schemata
+eventually grep -q 'somebody else changed.*owca-batch' agent.err || fail "does not say that the schemata were changed"
+theirs='L3:0=003;1=003 MB:0=70;1=70'
+[ "$(schemata owca-batch)" = "$theirs" ] || fail "fights: $(show)"
+stop
+back() { holds $fs gold && holds $fs silver && holds $fs bronze; }
+eventually back || fail "after it has stopped: $(show)"
+echo "somebody else changed a group, and the agent has stopped:"
+show
+[ "$(schemata owca-batch)" = "$theirs" ] || fail "the change of somebody else has gone: $(show)"
+rmdir $fs/owca-batch
+eventually undone || fail "after the group was removed: $(show)"
+
+# Kept for the next agent, whose rules are the same.
+allocate 'on_exit: keep'
+start
+eventually in_effect || fail "not as the rules say: $(show)"
+stop
+eventually in_effect || fail "not kept: $(show)"
+start
+begun
+spin silver
+eventually in_effect || fail "a new process of silver is not in its group: $(show)"
+stop
+allocate
+start
+begun
+eventually in_effect || fail "not as the rules say: $(show)"
+stop
+eventually undone || fail "after it has stopped: $(show)"
+umount $fs
