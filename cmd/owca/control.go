@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -181,8 +182,8 @@ func newAllocationRunner(host *measure.Host, actor *act.Actor) *allocationRunner
 type allocationConfiguration struct {
 	CPUQuotaPeriod int     `yaml:"cpu_quota_period" range:"1000..1000000" help:"Period of CPU quotas, in µs. Without an AllocationConfiguration each cgroup keeps its own."`
 	CPUSharesUnit  int     `yaml:"cpu_shares_unit" range:"1000..1000000" help:"cpu.shares of a cpu_shares of 1."`
-	DefaultRDTL3   *string `yaml:"default_rdt_l3" help:"L3 schemata of the default group of resctrl, as \"L3:0=ff;1=ff\"; null = as they are."`
-	DefaultRDTMB   *string `yaml:"default_rdt_mb" help:"MB schemata of the default group of resctrl, as \"MB:0=50;1=50\"; null = as they are."`
+	DefaultRDTL3   *string `yaml:"default_rdt_l3" help:"L3 schemata of the default group of resctrl, as \"L3:0=ff;1=ff\"; null = all of it. Without an AllocationConfiguration they stay as they are."`
+	DefaultRDTMB   *string `yaml:"default_rdt_mb" help:"MB schemata of the default group of resctrl, as \"MB:0=50;1=50\"; null = all of it. Without an AllocationConfiguration they stay as they are."`
 }
 
 const defaultSharesUnit = 1000
@@ -228,7 +229,8 @@ func (r *allocationRunner) options() act.Options {
 	}
 	if c := r.AllocationConfiguration; c != nil {
 		o.Units = act.Units{QuotaPeriod: c.CPUQuotaPeriod, SharesUnit: c.CPUSharesUnit}
-		o.DefaultL3, o.DefaultMB = c.DefaultRDTL3, c.DefaultRDTMB
+		all := ""
+		o.DefaultL3, o.DefaultMB = cmp.Or(c.DefaultRDTL3, &all), cmp.Or(c.DefaultRDTMB, &all)
 	}
 	if r.Guardian && !o.Keep && !o.DryRun && r.actor != nil {
 		o.Guardian = r.guardian

@@ -3,7 +3,11 @@ package main
 import (
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +18,7 @@ import (
 	"github.com/owca-project/owca/internal/cgroup"
 	"github.com/owca-project/owca/internal/config"
 	"github.com/owca-project/owca/internal/decide"
+	"github.com/owca-project/owca/internal/hosttest"
 	"github.com/owca-project/owca/internal/resctrl"
 )
 
@@ -130,5 +135,91 @@ func TestAllocatorNames(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"NOP", "NOP-2", "NOP-3"}, names); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestDefaultsOfRDT: null is all of it, in an AllocationConfiguration; without one nobody
+// touches the default group.
+func TestDefaultsOfRDT(t *testing.T) {
+	r := newAllocationRunner(nil, nil)
+	if o := r.options(); o.DefaultL3 != nil || o.DefaultMB != nil {
+		t.Errorf("without a configuration: %v, %v", o.DefaultL3, o.DefaultMB)
+	}
+	l3 := "L3:0=f"
+	r.AllocationConfiguration = newAllocationConfiguration()
+	r.AllocationConfiguration.DefaultRDTL3 = &l3
+	if o := r.options(); o.DefaultL3 == nil || *o.DefaultL3 != l3 || o.DefaultMB == nil || *o.DefaultMB != "" {
+		t.Errorf("%v, %v, want %q and all of it", o.DefaultL3, o.DefaultMB, l3)
+	}
+}
+
+// TestResctrlLeases: what becomes of leases of resctrl is seen without the agent.
+func TestResctrlLeases(t *testing.T) {
+	dir := hosttest.Resctrl(t, "/L3")
+	c := hosttest.NewCgroup(t, nil, "resctrl-leases")
+	p := c.Start("sleep")
+	write := func(file, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	threads := func(group string) {
+		t.Helper()
+		tids, err := os.ReadDir("/proc/" + strconv.Itoa(p.Pid) + "/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tid := range tids {
+			write(group+"/tasks", tid.Name())
+		}
+	}
+	leases := []act.Lease{
+		{Change: act.Change{
+			Target: act.Target{Group: "owca-lease"}, For: "t", Kind: owca.RDTGroup,
+			Resctrl: &resctrl.Change{Kind: resctrl.CreateGroup, Group: "owca-lease"},
+		}},
+		{Change: act.Change{
+			Target: act.Target{Group: "owca-lease"}, For: "t", Kind: owca.RDTGroup,
+			Resctrl: &resctrl.Change{Kind: resctrl.SetSchemata, Group: "owca-lease", New: resctrl.Schemata{
+				{Resource: "L3", Domains: []resctrl.DomainValue{{ID: 0, Value: 3}, {ID: 99, Value: 1}}},
+			}},
+		}},
+		{Change: act.Change{
+			Target: act.Target{Task: "t"}, For: "t", Kind: owca.RDTGroup, Cgroups: []string{c.Path},
+			Resctrl: &resctrl.Change{Kind: resctrl.MoveTask, Group: "owca-lease", Task: "t"},
+		}},
+	}
+	check := func(when string, want ...string) {
+		t.Helper()
+		reader := leaseReader{root: "/"}
+		defer reader.close()
+		var got []string
+		for i := range leases {
+			s := reader.state(&leases[i])
+			got = append(got, strings.TrimSpace(s.state+" "+s.value+" "+s.detail))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s:\n%s", when, diff)
+		}
+	}
+
+	check("without the group", "gone", "gone", "gone")
+	if err := os.Mkdir(filepath.Join(dir, "owca-lease"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write("owca-lease/schemata", "L3:0=3\n")
+	threads("owca-lease")
+	check("as leased", "held", "held L3:0=3", "held owca-lease")
+	write("owca-lease/schemata", "L3:0=f\n")
+	check("with other schemata", "held", "changed L3:0=f", "held owca-lease")
+	threads("")
+	check("moved away", "held", "changed L3:0=f", "changed /")
+	p.Kill()
+	check("without threads", "held", "changed L3:0=f", "gone")
+
+	text := string(appendLeases(nil, "state", act.Holder{}, leases[2:], []leaseState{{state: leaseChanged, value: "/"}}, time.Now()))
+	if !strings.Contains(text, "  changed to /") {
+		t.Errorf("%s", text)
 	}
 }

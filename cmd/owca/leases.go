@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/owca-project/owca/internal/act"
@@ -25,7 +26,7 @@ func (*leasesCommand) Help() string {
 	return `A lease is a limit that owca changed and will give back. Its state:
   held     the host has the value that owca set
   changed  somebody else changed it since, and that stays
-  gone     the cgroup, or the group of resctrl, does not exist any more
+  gone     the cgroup or the group of resctrl does not exist any more, or the task has no threads
   unknown  it could not be read`
 }
 
@@ -51,6 +52,7 @@ func (c *leasesCommand) Run(io stdio) error {
 		fmt.Fprintf(io.err, "owca: %s\n", t)
 	}
 	host := leaseReader{root: c.HostRoot}
+	defer host.close()
 	states := make([]leaseState, len(leases))
 	for i := range leases {
 		states[i] = host.state(&leases[i])
@@ -72,27 +74,53 @@ func (c *leasesCommand) Run(io stdio) error {
 type leaseState struct {
 	state  string
 	value  string // now; "" if gone, or not known
-	detail string // of unknown
+	detail string // why it is not known
 }
 
 // leaseReader compares leases with the host.
 type leaseReader struct {
-	root    string
-	tree    *cgroup.Tree
-	treeErr error
+	root      string
+	tree      *cgroup.Tree
+	treeErr   error
+	groups    *resctrl.Tree
+	groupsErr error
 }
 
-func (r *leaseReader) state(l *act.Lease) leaseState {
-	if l.Cgroup == "" {
-		return r.group(l)
+func (r *leaseReader) close() {
+	if r.groups != nil {
+		_ = r.groups.Close() // it was only read
 	}
+}
+
+func (r *leaseReader) cgroups() (*cgroup.Tree, error) {
 	if r.tree == nil && r.treeErr == nil {
 		r.tree, r.treeErr = cgroup.FS{Root: r.root}.Tree()
 	}
-	if r.treeErr != nil {
-		return leaseState{state: leaseUnknown, detail: r.treeErr.Error()}
+	return r.tree, r.treeErr
+}
+
+func (r *leaseReader) resctrl() (*resctrl.Tree, error) {
+	if r.groups == nil && r.groupsErr == nil {
+		var mount resctrl.Mount
+		if mount, r.groupsErr = (resctrl.FS{Root: r.root}).Mounted(); r.groupsErr == nil {
+			r.groups, r.groupsErr = mount.Open()
+		}
 	}
-	control, err := r.tree.Control(l.Cgroup)
+	return r.groups, r.groupsErr
+}
+
+func (r *leaseReader) state(l *act.Lease) leaseState {
+	switch {
+	case l.Cgroup == "" && l.Task != "":
+		return r.move(l)
+	case l.Cgroup == "":
+		return r.group(l)
+	}
+	tree, err := r.cgroups()
+	if err != nil {
+		return leaseState{state: leaseUnknown, detail: err.Error()}
+	}
+	control, err := tree.Control(l.Cgroup)
 	if err != nil {
 		return unread(err)
 	}
@@ -110,21 +138,100 @@ func (r *leaseReader) state(l *act.Lease) leaseState {
 	return leaseState{state: leaseChanged, value: value}
 }
 
-// group looks at a lease of resctrl. Of which threads are where the agent knows more.
+// group looks at the schemata of a control group: those that are leased.
 func (r *leaseReader) group(l *act.Lease) leaseState {
-	mount, err := resctrl.FS{Root: r.root}.Mounted()
+	groups, err := r.resctrl()
 	if err != nil {
 		return unread(err)
 	}
-	dir := filepath.Join(mount.Dir, l.Group)
-	if _, err := os.Stat(dir); err != nil {
+	now, err := groups.Schemata(l.Group)
+	if err != nil {
 		return unread(err)
 	}
-	return leaseState{state: leaseHeld}
+	if l.Resctrl == nil {
+		return leaseState{state: leaseHeld}
+	}
+	is, same := leased(l.Resctrl.New, now)
+	if !same {
+		return leaseState{state: leaseChanged, value: is.String()}
+	}
+	return leaseState{state: leaseHeld, value: is.String()}
+}
+
+// leased returns what a group has now of what was set, and whether it is the same. Domains
+// that are offline are nobody's.
+func leased(set, now resctrl.Schemata) (is resctrl.Schemata, same bool) {
+	same = true
+	for _, line := range set {
+		var domains []resctrl.DomainValue
+		for _, d := range line.Domains {
+			if v, ok := now.Get(line.Resource, d.ID); ok {
+				domains = append(domains, resctrl.DomainValue{ID: d.ID, Value: v})
+				same = same && v == d.Value
+			}
+		}
+		if domains != nil {
+			is = append(is, resctrl.Line{Resource: line.Resource, Kind: line.Kind, Domains: domains})
+		}
+	}
+	return is, same
+}
+
+// move looks where the threads of a task are. The agent moves new ones in its next tick, so
+// that one that is in its group tells enough.
+func (r *leaseReader) move(l *act.Lease) leaseState {
+	if l.Resctrl == nil {
+		return leaseState{state: leaseUnknown, detail: "the journal does not tell the group"}
+	}
+	group := resctrl.Name{Control: l.Resctrl.Group}
+	groups, err := r.resctrl()
+	if err != nil {
+		return unread(err)
+	}
+	tree, err := r.cgroups()
+	if err != nil {
+		return leaseState{state: leaseUnknown, detail: err.Error()}
+	}
+	var threads []int
+	for _, path := range l.Cgroups {
+		g, err := tree.Open(path)
+		if errors.Is(err, cgroup.ErrGone) {
+			continue
+		}
+		if err != nil {
+			return unread(err)
+		}
+		below, err := g.ThreadsBelow(nil)
+		_ = g.Close()
+		if err != nil && !errors.Is(err, cgroup.ErrGone) {
+			return unread(err)
+		}
+		threads = append(threads, below...)
+	}
+	if len(threads) == 0 {
+		return leaseState{state: leaseGone}
+	}
+	inside, err := groups.Threads(group, nil)
+	if err != nil && !errors.Is(err, resctrl.ErrGone) {
+		return unread(err)
+	}
+	for _, tid := range threads {
+		if slices.Contains(inside, tid) {
+			return leaseState{state: leaseHeld, value: group.String()}
+		}
+	}
+	if err != nil {
+		return leaseState{state: leaseGone}
+	}
+	is, err := groups.Locate(threads[0])
+	if err != nil {
+		return leaseState{state: leaseChanged, detail: err.Error()} // they are not in it, at least
+	}
+	return leaseState{state: leaseChanged, value: resctrl.Name{Control: is.Control}.String()}
 }
 
 func unread(err error) leaseState {
-	if errors.Is(err, cgroup.ErrGone) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, resctrl.ErrNotMounted) {
+	if errors.Is(err, cgroup.ErrGone) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, resctrl.ErrNotMounted) || errors.Is(err, resctrl.ErrGone) {
 		return leaseState{state: leaseGone}
 	}
 	return leaseState{state: leaseUnknown, detail: err.Error()}
@@ -147,8 +254,10 @@ func appendLeases(b []byte, dir string, holder act.Holder, leases []act.Lease, s
 			wanted = l.Resctrl.String()
 		}
 		state := states[i].state
-		if state == leaseChanged {
-			state += " to " + limitText(l.Knob, states[i].value)
+		if value := states[i].value; state == leaseChanged && l.Cgroup != "" {
+			state += " to " + limitText(l.Knob, value)
+		} else if state == leaseChanged && value != "" {
+			state += " to " + value
 		}
 		lines = append(lines, []string{
 			string(l.For), string(l.Kind), whereText(&l.Change), before, wanted, ageText(now.Sub(l.Since)), state, l.Owner, l.Reason,
@@ -195,7 +304,7 @@ func newLeasesJSON(dir string, holder act.Holder, leases []act.Lease, states []l
 			State: states[i].state, Detail: states[i].detail,
 		}
 		entry.Old = l.First
-		if s := states[i]; l.Cgroup != "" && (s.state == leaseHeld || s.state == leaseChanged) {
+		if s := states[i]; (l.Cgroup != "" || s.value != "") && (s.state == leaseHeld || s.state == leaseChanged) {
 			entry.Value = &s.value
 		}
 		j.Leases = append(j.Leases, entry)

@@ -27,7 +27,9 @@ type planCommand struct {
 func (*planCommand) Help() string {
 	return `One tick is run: tasks are discovered and measured, allocators are asked, and what they want is compared with what is.
 Nothing is written, neither to the host nor to the storages of the configuration, so that it can be run beside an agent, whose
-limits are then what is. Rates need two ticks, so allocators that go by them decide as in the first one.`
+limits are then what is. Rates need two ticks, so allocators that go by them decide as in the first one. Groups of resctrl are
+planned, too, where it is mounted; what is set once at the start (default_rdt_l3, default_rdt_mb, remove_all_resctrl_groups) is
+not.`
 }
 
 func (c *planCommand) Run(ctx context.Context, io stdio) error {

@@ -53,6 +53,7 @@ func TestMain(m *testing.M) {
 //	signal TERM|INT|HUP|KILL     sends a signal to the agent
 //	exits CODE                   waits for the agent to end with CODE
 //	await FILE REGEXP [COUNT]    waits until FILE has that many matches
+//	ticks FILE N                 waits until N more ticks are in FILE, which is overwritten
 //	address                      waits until the agent listens, and sets $ADDRESS
 //	task LOAD                    starts a load of hosttest in a cgroup, and sets $TASK
 //	tasks N                      makes that many cgroups in $TASK
@@ -110,6 +111,7 @@ func TestScripts(t *testing.T) {
 			"signal":   scriptSignal,
 			"exits":    scriptExits,
 			"await":    scriptAwait,
+			"ticks":    scriptTicks,
 			"address":  scriptAddress,
 			"task":     scriptTask,
 			"tasks":    scriptTasks,
@@ -310,6 +312,38 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 			return fmt.Errorf("%s has %d matches of %q, want %d (%v):\n%s", args[0], n, args[1], want, err, b[max(0, len(b)-4096):])
 		}
 		return nil
+	})
+}
+
+var ticked = regexp.MustCompile(`(?m)^owca_ticks_total(?:\{.*\})? (\d+)`)
+
+func scriptTicks(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "ticks FILE N")
+	more, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	count := func() (int, error) {
+		b, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err != nil {
+			return 0, err
+		}
+		m := ticked.FindSubmatch(b)
+		if m == nil {
+			return 0, fmt.Errorf("%s does not tell how many ticks there were", args[0])
+		}
+		return strconv.Atoi(string(m[1]))
+	}
+	first := 0
+	eventually(ts, func() error {
+		var err error
+		first, err = count()
+		return err
+	})
+	eventually(ts, func() error {
+		now, err := count()
+		if err == nil && now < first+more {
+			err = fmt.Errorf("%d ticks since %d, want %d", now-first, first, more)
+		}
+		return err
 	})
 }
 

@@ -72,6 +72,7 @@ type Actor struct {
 	order    []*standing // the same, in the order of their making
 	pending  int         // how many are not in effect
 	unlisted int         // how many are of a task that is not listed
+	turn     int         // in order: the next to be looked at
 	leases   map[Target]*Lease
 	// succeeded are owners whose successors have not decided yet.
 	succeeded []string
@@ -126,11 +127,10 @@ func (a *Actor) Start(o Options) error {
 	if a.open && !o.DryRun && o.StateDir != a.dir {
 		return fmt.Errorf("state_dir %s: the leases are in %s: it cannot change while the agent runs, restart it", o.StateDir, a.dir)
 	}
-	tree, err := cgroup.FS{Root: a.root}.Tree()
+	tree, err := openTree(a.root)
 	if err != nil {
 		return err
 	}
-	tree.KeepFiles = min(tree.KeepFiles, maxKeptFiles)
 	if a.open {
 		return nil
 	}
@@ -147,6 +147,10 @@ func (a *Actor) Start(o Options) error {
 	}
 	for _, line := range told {
 		a.log.Warn(line, "state_dir", o.StateDir)
+	}
+	if j.void > 0 {
+		// As after any restart of the host.
+		a.log.Info("the leases of an earlier boot are void", "leases", j.void)
 	}
 	if left := j.Leases(); len(left) > 0 && o.Keep {
 		a.log.Info("adopting the leases of an earlier agent", "leases", len(left))
@@ -169,8 +173,21 @@ func (a *Actor) Start(o Options) error {
 	return nil
 }
 
-// maxKeptFiles bounds the files of limits that stay open: those of a thousand leases.
-const maxKeptFiles = 4096
+// The files of limits that stay open are at most those of a thousand leases, and a part of
+// what this process may open, most of which is for what is measured each tick.
+const (
+	maxKeptFiles   = 4096
+	keptFilesShare = 8
+)
+
+func openTree(root string) (*cgroup.Tree, error) {
+	tree, err := cgroup.FS{Root: root}.Tree()
+	if err != nil {
+		return nil, err
+	}
+	tree.KeepFiles = min(tree.KeepFiles/keptFilesShare, maxKeptFiles)
+	return tree, nil
+}
 
 // writable says why limits cannot be written, as far as that can be seen without a write.
 func writable(tree *cgroup.Tree) error {
@@ -375,7 +392,14 @@ func (a *Actor) restoreWhere(how End, which func(*Lease) bool) error {
 		return nil
 	}
 	var problems []error
-	newRestorer(a.tree, a.groups).undoAll(context.Background(), list, func(l *Lease, end End, err error) {
+	groups := a.groups
+	if (groups == nil || groups.Info() == nil) && slices.ContainsFunc(list, func(l *Lease) bool { return l.Cgroup == "" }) {
+		// The tasks are not monitored by resctrl: not yet, or not any more.
+		own := &hostGroups{root: a.root, tree: a.tree, leases: list}
+		defer own.close()
+		groups = own
+	}
+	newRestorer(a.tree, groups).undoAll(context.Background(), list, func(l *Lease, end End, err error) {
 		if err != nil {
 			a.logEnd(l, "", err)
 			problems = append(problems, fmt.Errorf("%s: %w", l.name(), err))
@@ -406,6 +430,9 @@ func (a *Actor) end(l *Lease, how End) {
 				w.lease = nil
 				if !w.yielded {
 					*w = watch{}
+				}
+				if how == EndGone {
+					a.setDue(s) // who found it may be another one
 				}
 			}
 		}

@@ -3,8 +3,12 @@ package act
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -200,7 +204,120 @@ func TestActorGroupForeign(t *testing.T) {
 	if s := g.schemata[gold].String(); s != "L3:0=3f; MB:0=100" {
 		t.Errorf("gold has %s", s)
 	}
+	r.ended(EndForeign, 2)
+	// Not for another task that joins either, nor for the same one in a new group.
+	r.tick(map[owca.TaskID]owca.Allocations{"b": rdt("gold", "L3:0=f")})
+	if s := g.schemata[gold].String(); s != "L3:0=3f; MB:0=100" || g.tasks["b"] != gold {
+		t.Errorf("gold has %s, b is in %q", s, g.tasks["b"])
+	}
+	// Until other ones are decided.
+	r.tick(map[owca.TaskID]owca.Allocations{"b": rdt("gold", "L3:0=7")})
+	if s := g.schemata[gold].String(); s != "L3:0=7; MB:0=100" {
+		t.Errorf("gold has %s", s)
+	}
+	// Nobody is in it at the end, so that it goes.
 	r.close()
+	g.want(t, map[string]string{"a": "", "b": "", "c": ""}, map[string]string{"": allRDT})
+}
+
+// awayGroups are resctrl that is not looked for yet, or not in use any more.
+type awayGroups struct{ *memoryGroups }
+
+func (awayGroups) Info() *resctrl.Info { return nil }
+func (awayGroups) Err() error          { return resctrl.ErrNotMounted }
+
+// Control groups are given back by the kernel's resctrl where the agent does not use it
+// (yet), and, as its monitoring has the claim, beside that.
+func TestActorResctrlAway(t *testing.T) {
+	mount := hosttest.Resctrl(t, "/L3")
+	for _, way := range []string{"none", "away", "claimed"} {
+		t.Run(way, func(t *testing.T) {
+			r := newRig(t)
+			c := hosttest.NewCgroup(t, nil, "away")
+			p := c.Start("sleep")
+			p.Done()
+			r.task("a", c)
+			groups := &hostGroups{root: "/", tree: r.tree, leases: []*Lease{{Change: Change{
+				Cgroups: []string{c.Path}, Resctrl: &resctrl.Change{Kind: resctrl.MoveTask, Task: "a"},
+			}}}}
+			r.actor.SetGroups(groups)
+			r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f")})
+			isIn := func(group string, want bool) {
+				t.Helper()
+				b, err := os.ReadFile(filepath.Join(mount, group, "tasks"))
+				if err != nil && want {
+					t.Fatal(err)
+				}
+				if got := slices.Contains(strings.Fields(string(b)), fmt.Sprint(p.Pid)); got != want {
+					t.Errorf("in group %q: %v, want %v", group, got, want)
+				}
+			}
+			isIn(resctrl.Prefix+"gold", true)
+			if way == "claimed" {
+				defer groups.close()
+			} else {
+				groups.close()
+			}
+			if r.actor.SetGroups(nil); way == "away" {
+				r.actor.SetGroups(awayGroups{newMemoryGroups()})
+			}
+			r.actor.KeepOwners(nil)
+			r.leases(0)
+			isIn("", true)
+			if _, err := os.Stat(filepath.Join(mount, resctrl.Prefix+"gold")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the group: %v", err)
+			}
+			r.close()
+		})
+	}
+}
+
+// A task of which the threads cannot be listed does not keep the others' leases.
+func TestRestoreResctrlStuck(t *testing.T) {
+	mount := hosttest.Resctrl(t, "/L3")
+	a := newAgentStub(t)
+	groups := &hostGroups{root: "/", tree: a.tree}
+	var pids []int
+	for _, id := range []string{"a", "b"} {
+		c := hosttest.NewCgroup(t, nil, "stuck-"+id)
+		p := c.Start("sleep")
+		p.Done()
+		pids = append(pids, p.Pid)
+		group := resctrl.Prefix + id
+		a.resctrl(groups, Target{Group: group}, resctrl.Change{Kind: resctrl.CreateGroup, Group: group})
+		a.resctrl(groups, Target{Task: owca.TaskID(id)}, resctrl.Change{Kind: resctrl.MoveTask, Task: id, Group: group}, c.Path)
+	}
+	groups.close()
+	leases := a.Leases()
+	for _, l := range leases {
+		if l.Task == "a" {
+			l.Cgroups = append(l.Cgroups, "/"+strings.Repeat("x", 300)) // ENAMETOOLONG
+		}
+	}
+	own := &hostGroups{root: "/", tree: a.tree, leases: leases}
+	defer own.close()
+	var ends []End
+	newRestorer(a.tree, own).undoAll(t.Context(), leases, func(l *Lease, how End, err error) {
+		if err != nil {
+			t.Errorf("%+v: %v", l.Target, err)
+		}
+		ends = append(ends, how)
+	})
+	wantEnds(t, ends, EndRestored, EndRestored, EndRestored, EndRestored)
+	b, err := os.ReadFile(filepath.Join(mount, "tasks"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range pids {
+		if !slices.Contains(strings.Fields(string(b)), fmt.Sprint(pid)) {
+			t.Errorf("process %d is not in the default group", pid)
+		}
+	}
+	for _, l := range leases {
+		if _, err := os.Stat(filepath.Join(mount, resctrl.Prefix+l.Resctrl.Task)); l.Task != "" && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("group of %s: %v", l.Task, err)
+		}
+	}
 }
 
 // A task that ends takes its leases along, and the group that was made for it goes.

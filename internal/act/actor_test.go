@@ -2,11 +2,15 @@ package act
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"log/slog"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -631,5 +635,261 @@ func TestActorUnlistedTask(t *testing.T) {
 	if len(r.actor.standing) > 0 || len(r.actor.views) > 0 || r.actor.pending != 0 || r.actor.unlisted != 0 {
 		t.Errorf("left of a task that has gone: %v, %v, %d, %d", r.actor.standing, r.actor.views, r.actor.pending, r.actor.unlisted)
 	}
+	r.close()
+}
+
+// The weight that comes back with the end of cpu.idle is again that of its own decision, which
+// follows the cgroup when it is made anew.
+func TestActorIdleThenShares(t *testing.T) {
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "act-idle")
+	weight := weightKnob(t, c)
+	if needKnob(t, c, cgroup.CPUIdleFlag) == "" {
+		t.Skip("no cpu.idle")
+	}
+	r.set(c, weight, "3000")
+	first := r.get(c, weight)
+	id := r.task("one", c)
+	idle := func(n float64) map[owca.TaskID]owca.Allocations {
+		return map[owca.TaskID]owca.Allocations{id: {owca.CPUIdle: {Number: n}}}
+	}
+	r.tick(idle(1))
+	r.tick(idle(0))
+	r.want(c, weight, first)
+	r.tick(idle(1))
+	r.tick(idle(0))
+	r.tick(map[owca.TaskID]owca.Allocations{id: {owca.CPUShares: {Number: 2}}})
+	r.tick(nil)
+	shares := r.get(c, weight)
+	if shares == first {
+		t.Fatalf("it is still %s", shares)
+	}
+
+	c.Remove()
+	c = hosttest.NewCgroup(t, nil, "act-idle")
+	for range 3 {
+		r.tick(nil)
+		r.now += time.Minute
+	}
+	r.want(c, weight, shares)
+
+	// A weight that was refused while it was idle is set as soon as it is not.
+	r.tick(idle(1))
+	for range 5 {
+		r.tick(map[owca.TaskID]owca.Allocations{id: {owca.CPUShares: {Number: 3}}})
+		r.now += time.Minute
+	}
+	r.tick(idle(0))
+	r.tick(nil)
+	if got := r.get(c, weight); got == shares || got == first {
+		t.Errorf("it is %s", got)
+	}
+
+	// That it is not idle, as it was not, is no reason to write what somebody else has.
+	r.tick(idle(0))
+	r.set(c, weight, "4000")
+	foreign := r.get(c, weight)
+	r.tick(map[owca.TaskID]owca.Allocations{id: {owca.CPUIdle: {Release: true}}})
+	r.tick(nil)
+	r.want(c, weight, foreign)
+	r.close()
+	r.want(c, weight, foreign)
+}
+
+// Of many values a tick looks at some, and at all of them in a few ticks.
+func TestActorManyLeases(t *testing.T) {
+	r := newRig(t)
+	parent := hosttest.NewCgroup(t, nil, "act-many")
+	delegate(t, parent)
+	r.readHost()
+	n := maxLooked + 20
+	cgroups := make([]*hosttest.Cgroup, n)
+	decided := map[owca.TaskID]owca.Allocations{}
+	for i := range cgroups {
+		cgroups[i] = hosttest.NewCgroup(t, parent, fmt.Sprint("c", i))
+		maps.Copy(decided, quota(r.task(fmt.Sprint("t", i), cgroups[i]), 0.25))
+	}
+	r.tick(decided)
+	r.leases(n)
+	for i, c := range cgroups {
+		switch i % 3 {
+		case 0:
+			r.set(c, cgroup.CPUMax, "90000 100000")
+		case 1:
+			c.Remove()
+			cgroups[i] = hosttest.NewCgroup(t, parent, fmt.Sprint("c", i))
+		}
+	}
+	ticks := (n + maxLooked - 1) / maxLooked
+	for range ticks {
+		r.tick(decided)
+	}
+	for i, c := range cgroups {
+		want := r.quotaOf(0.25)
+		if i%3 == 0 {
+			want = "90000 100000"
+		}
+		r.want(c, cgroup.CPUMax, want)
+	}
+	r.close()
+}
+
+// What somebody else changed has its say in the order, and the others their limits.
+func TestActorYieldedOfAPod(t *testing.T) {
+	r := newRig(t)
+	r.readHost()
+	one, two := hosttest.NewCgroup(t, nil, "act-one"), hosttest.NewCgroup(t, nil, "act-two")
+	id := r.task("pod", one, two)
+	r.tick(quota(id, 0.5))
+	r.set(one, cgroup.CPUMax, "90000 100000")
+	r.tick(nil)
+	two.Remove()
+	two = hosttest.NewCgroup(t, nil, "act-two")
+	for range 3 {
+		r.now += time.Minute
+		r.tick(nil)
+	}
+	r.want(one, cgroup.CPUMax, "90000 100000")
+	r.want(two, cgroup.CPUMax, r.quotaOf(0.25))
+
+	// Also if it was only partly in effect.
+	two.Remove()
+	r.tasks[0].Resources = map[string]float64{"cpus": 1}
+	r.tick(quota(id, 0.75))
+	r.set(one, cgroup.CPUMax, "90000 100000")
+	for range 3 {
+		r.tick(nil)
+		r.now += time.Minute
+	}
+	r.want(one, cgroup.CPUMax, "90000 100000")
+	r.close()
+	r.want(one, cgroup.CPUMax, "90000 100000")
+}
+
+// Weights of pods of different classes do not compare, whenever they are decided.
+func TestActorMixedQoSLater(t *testing.T) {
+	r := newRig(t)
+	a, b := r.task("a", hosttest.NewCgroup(t, nil, "act-a")), r.task("b", hosttest.NewCgroup(t, nil, "act-b"))
+	for i, class := range []string{"burstable", "besteffort"} {
+		r.tasks[i].Labels = map[string]string{"app_kubernetes_io__qos_class": class}
+	}
+	shares := owca.Allocations{owca.CPUShares: {Number: 2}}
+	r.tick(map[owca.TaskID]owca.Allocations{a: shares})
+	both := map[owca.TaskID]owca.Allocations{a: shares, b: shares}
+	if _, err := r.tryTick(Decided{Owner: "test", Allocations: both}); err == nil || !strings.Contains(err.Error(), "QoS") {
+		t.Errorf("error %v", err)
+	}
+	r.leases(1)
+	both[a] = owca.Allocations{owca.CPUShares: {Release: true}}
+	r.tick(both)
+	r.leases(1)
+	r.close()
+}
+
+// What a limit above bounds is more when that is.
+func TestActorBoundRises(t *testing.T) {
+	r := newRig(t)
+	parent := hosttest.NewCgroup(t, nil, "act-bound")
+	delegate(t, parent)
+	c := hosttest.NewCgroup(t, parent, "child")
+	r.set(parent, cgroup.CPUMax, "50000 100000")
+	id := r.task("one", c)
+	r.readHost()
+	r.tick(quota(id, 0.5))
+	r.want(c, cgroup.CPUMax, "50000 100000")
+	r.set(parent, cgroup.CPUMax, unlimitedCPU)
+	r.tick(nil)
+	r.want(c, cgroup.CPUMax, "50000 100000")
+	r.now += hostPace
+	r.tick(nil)
+	r.want(c, cgroup.CPUMax, r.quotaOf(0.5))
+	r.close()
+}
+
+// A process that may open few files, and has them all open for what it measures, still acts.
+func TestActorFewFiles(t *testing.T) {
+	hosttest.Need(t, "root")
+	parent := hosttest.NewCgroup(t, nil, "act-files")
+	delegate(t, parent)
+	args := []string{"files", filepath.Join(t.TempDir(), "state")}
+	for i := range 40 {
+		args = append(args, hosttest.NewCgroup(t, parent, fmt.Sprint("c", i)).Path)
+	}
+	if err := child(t, args...).Run(); err != nil {
+		t.Fatal(err) // and why is on stderr
+	}
+}
+
+func childFewFiles(args []string) error {
+	limit := syscall.Rlimit{Cur: 64, Max: 64}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	var tasks []owca.TaskData
+	decided := [2]map[owca.TaskID]owca.Allocations{{}, {}}
+	tree, err := cgroup.FS{}.Tree()
+	if err != nil {
+		return err
+	}
+	for _, path := range args[1:] {
+		id := owca.TaskID(path)
+		tasks = append(tasks, owca.TaskData{Task: owca.Task{ID: id, Cgroups: []string{path}}})
+		decided[0][id] = owca.Allocations{owca.CPUQuota: {Number: 0.25}}
+		decided[1][id] = owca.Allocations{owca.CPUQuota: {Number: 0.5}}
+		if c, err := tree.Control(path); err != nil {
+			return err
+		} else if _, err := c.Get(cgroup.CPUMax); err != nil {
+			return err
+		}
+	}
+	a := New("/")
+	a.weighed = true
+	if err := a.Start(Options{StateDir: args[0], Units: Units{SharesUnit: 1024}}); err != nil {
+		return err
+	}
+	if a.begin(); a.tree.KeepFiles > 8 {
+		return fmt.Errorf("it keeps %d of 64 files open", a.tree.KeepFiles)
+	}
+	for i := range 4 {
+		a.Observe(time.Now(), tasks)
+		report, err := a.Apply(time.Now(), tasks, []Decided{{Owner: "test", Allocations: decided[i%2]}})
+		if err != nil || len(report.Changes) != len(tasks) || len(report.Failed) > 0 {
+			return fmt.Errorf("%d changes, failed %v: %w", len(report.Changes), report.Failed, err)
+		}
+	}
+	return a.Close()
+}
+
+// The limits of a disk go with it, and that is nobody's change.
+func TestActorDiskGone(t *testing.T) {
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "act-disk")
+	device := modelDevice()
+	if _, ok := listIOMax(t, c); !ok || device == "" {
+		t.Skip("no limits of disks")
+	}
+	id := r.task("one", c)
+	limit := owca.Allocation{IO: map[string]owca.IOLimit{device: {WriteBytes: 1 << 20}}}
+	r.tick(map[owca.TaskID]owca.Allocations{id: {owca.IOMax: limit}})
+	r.leases(1)
+	for _, gone := range []bool{true, false} {
+		other := "511:1048575" // was there until now
+		if !gone {
+			other = "0:0"
+			r.actor.root = t.TempDir()
+			if err := os.MkdirAll(filepath.Join(r.actor.root, "sys/dev/block", other), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := r.actor.Leases()[0]
+		l.New += "\n" + other + " rbps=5 wbps=max riops=max wiops=max"
+		r.actor.standing[decisionKey{id, owca.IOMax}].watches[0].value = l.New
+		r.actor.lookAtWatches()
+		if got := len(r.actor.Leases()) == 1; got != gone {
+			t.Errorf("gone %v: still leased %v", gone, got)
+		}
+	}
+	r.actor.root = "/"
 	r.close()
 }

@@ -83,7 +83,15 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 		a.refuse(&r)
 	}
 	report.Refused = planned.Refused
-	changes := a.withoutYielded(planned.Changes)
+	for _, s := range a.asked {
+		s.bounded = false
+	}
+	for _, b := range planned.Bounded {
+		if s := a.standing[decisionKey{b.Task, b.Kind}]; s != nil {
+			s.bounded = true
+		}
+	}
+	changes := a.withoutYieldedGroups(planned.Changes)
 	if a.options.DryRun {
 		report.Changes = changes
 		a.logDryRun(changes)
@@ -197,13 +205,17 @@ func (a *Actor) plan() (Planned, error) {
 func (a *Actor) want() {
 	a.wanted, a.asked = a.wanted[:0], a.asked[:0]
 	now := a.clock()
+	quota := false // with another one above it, what is bounded may be more
+	for k := range a.fresh {
+		quota = quota || k.kind == owca.CPUQuota
+	}
 	if a.pending > 0 {
 		for _, s := range a.order {
-			if _, replaced := a.fresh[s.decisionKey]; replaced || !s.pending || s.moved || s.view == nil || s.retry > now {
+			if _, replaced := a.fresh[s.decisionKey]; replaced || !s.pending || s.moved || s.view == nil || s.retry > now && !(s.bounded && quota) {
 				continue
 			}
 			a.asked = append(a.asked, s)
-			w := Wanted{Task: s.task, Kind: s.kind, Owner: s.owner, Allocation: s.allocation}
+			w := Wanted{Task: s.task, Kind: s.kind, Owner: s.owner, Anew: s.anew, Allocation: s.allocation}
 			if s.allocation.Release {
 				w.Owner = a.leaseOwner(s)
 			}
@@ -248,6 +260,9 @@ func (a *Actor) keepFresh() {
 		s := a.standingOf(k)
 		s.owner, s.allocation, s.adopted = c.owner, c.allocation, false
 		s.retry, s.failures, s.moved = 0, 0, false
+		if s.kind == owca.RDTGroup && s.allocation.Release {
+			a.unyieldGroups(s.task)
+		}
 		for i := range s.watches {
 			s.watches[i].yielded = false
 		}
@@ -345,16 +360,6 @@ func (a *Actor) refuse(r *Refusal) {
 	}
 }
 
-// withoutYielded leaves out what somebody else has changed since it was decided.
-func (a *Actor) withoutYielded(changes []Change) []Change {
-	return slices.DeleteFunc(changes, func(c Change) bool {
-		s := a.standing[decisionKey{c.For, c.Kind}]
-		return s != nil && !c.Release && slices.ContainsFunc(s.watches, func(w watch) bool {
-			return w.yielded && w.path == c.Cgroup && w.knob == c.Knob && w.id == c.ID
-		})
-	})
-}
-
 // make leases and makes changes, in order.
 func (a *Actor) make(now time.Time, changes []Change, report *Report) {
 	for len(changes) > 0 {
@@ -402,6 +407,9 @@ func (a *Actor) makeBatch(now time.Time, batch []Change, report *Report) {
 		}
 		a.stats.Changes++
 		report.Changes = append(report.Changes, *c)
+		if c.Knob == cgroup.CPUIdleFlag && c.Cgroup != "" && c.New == "0" {
+			a.wake(c.For)
+		}
 		if v := a.views[c.For]; v != nil {
 			v.stale = true
 		}
@@ -429,10 +437,13 @@ func (a *Actor) change(c *Change) error {
 	if err != nil {
 		return err
 	}
+	if c.Release {
+		return setBack(n.Control, c.Knob, c.New)
+	}
 	if err := n.Set(c.Knob, c.New); err != nil {
 		return err
 	}
-	if value, err := n.Get(c.Knob); err == nil && value != c.New && !c.Release {
+	if value, err := n.Get(c.Knob); err == nil && value != c.New {
 		a.effect(c, value)
 	}
 	return nil
@@ -459,7 +470,7 @@ func (a *Actor) failed(c *Change, err error, report *Report) {
 		s.troubled = a.tick // the next tick knows more
 		return
 	}
-	if c.Knob == cgroup.CPUMax && errors.Is(err, syscall.EINVAL) && !s.lookBelow {
+	if refusedForBelow(c.Knob, err) && !s.lookBelow {
 		// The next tick can tell why.
 		s.lookBelow, s.troubled = true, a.tick
 		return
@@ -469,6 +480,18 @@ func (a *Actor) failed(c *Change, err error, report *Report) {
 		why += ": " + hint
 	}
 	a.trouble(s, why)
+}
+
+// refusedForBelow says whether the kernel may have refused a value for what cgroups below
+// have (v1: tg_cfs_schedulable_down, kernel/sched/core.c; validate_change, cpuset-v1.c).
+func refusedForBelow(k cgroup.Knob, err error) bool {
+	switch k {
+	case cgroup.CPUMax:
+		return errors.Is(err, syscall.EINVAL)
+	case cgroup.CPUSetCPUList, cgroup.CPUSetMemList:
+		return errors.Is(err, syscall.EBUSY)
+	}
+	return false
 }
 
 // hintOf says what to do about what the kernel refuses.
@@ -495,6 +518,10 @@ func hintOf(err error) string {
 // settle notes whether a decision is in effect.
 func (a *Actor) settle(s *standing) {
 	a.watch(s)
+	if s.view != nil && !slices.ContainsFunc(s.watches, isYielded) {
+		// Even if only a part is in effect: what somebody else changes of that is yielded.
+		s.resources = s.view.task.Resources
+	}
 	if s.view != nil && slices.ContainsFunc(s.view.cgroups, a.absent) {
 		s.troubled = a.tick // one container of several
 		a.setPending(s)
@@ -514,22 +541,21 @@ func (a *Actor) settle(s *standing) {
 	s.failures, s.retry, s.anew = 0, 0, false
 	if s.allocation.Release {
 		a.forget(s)
-		a.wake(s)
 		return
 	}
-	if s.kind == owca.CPUIdle && s.allocation.Number == 0 {
-		a.wake(s)
-	}
-	if s.view != nil {
-		s.resources = s.view.task.Resources
+	if s.bounded {
+		// What bounds it may be more one day, and nobody tells.
+		a.setPending(s)
+		s.retry = a.clock() + hostPace
 	}
 }
 
-// wake has the weight of a task put into effect again that was idle.
-func (a *Actor) wake(s *standing) {
-	if other := a.standing[decisionKey{s.task, owca.CPUShares}]; s.kind == owca.CPUIdle && other != nil && !other.adopted {
-		a.setPending(other)
-		other.watches = nil // what is there now is nobody else's
+// wake has the weight of a task put into effect again that was idle until now.
+func (a *Actor) wake(task owca.TaskID) {
+	if other := a.standing[decisionKey{task, owca.CPUShares}]; other != nil && !other.adopted {
+		a.setDue(other)
+		// What is there now is nobody else's.
+		other.watches = slices.DeleteFunc(other.watches, func(w watch) bool { return !w.yielded })
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,11 +31,10 @@ const hostPace = 10 * time.Second
 // openHost makes sure that there are cgroups, and that the facts of the host are known.
 func (a *Actor) openHost() error {
 	if a.tree == nil {
-		tree, err := cgroup.FS{Root: a.root}.Tree()
+		tree, err := openTree(a.root)
 		if err != nil {
 			return err
 		}
-		tree.KeepFiles = min(tree.KeepFiles, maxKeptFiles)
 		a.tree = tree
 	}
 	if h := &a.host; !h.readOnce || a.clock() >= h.next {
@@ -49,7 +47,8 @@ func (a *Actor) openHost() error {
 			// A quota is a part of all CPUs.
 			for _, s := range a.order {
 				if before != 0 && !s.adopted && (s.kind == owca.CPUQuota || s.kind == owca.CPUBurst) {
-					a.setPending(s)
+					s.anew = true
+					a.setDue(s)
 				}
 			}
 		}
@@ -192,8 +191,7 @@ func (a *Actor) gather(wanted []Wanted) *State {
 		Cgroups: make(map[string]*CgroupState, len(wanted)+8),
 		Leases:  a.leases,
 	}}
-	g.anew()
-	var cpusets, rdt bool
+	var cpusets, shares, rdt bool
 	for i := range wanted {
 		w := &wanted[i]
 		v := a.views[w.Task]
@@ -202,6 +200,7 @@ func (a *Actor) gather(wanted []Wanted) *State {
 		}
 		g.task(w.Task, v)
 		cpusets = cpusets || w.Kind == owca.CPUSetCPUs && !w.Release
+		shares = shares || w.Kind == owca.CPUShares && !w.Release
 		rdt = rdt || w.Kind == owca.RDTGroup
 		for _, path := range v.cgroups {
 			g.cgroup(path, knobsOfTask(w.Kind, len(v.cgroups)))
@@ -214,6 +213,10 @@ func (a *Actor) gather(wanted []Wanted) *State {
 	for i := range wanted {
 		g.below(&wanted[i])
 	}
+	g.yields()
+	if shares {
+		g.shares(wanted)
+	}
 	if cpusets {
 		g.exclusive()
 	}
@@ -223,20 +226,36 @@ func (a *Actor) gather(wanted []Wanted) *State {
 	return g.State
 }
 
-// anew hides the leases of decisions that mean something else now, as the units are others,
-// so that they are planned as if they were the first.
-func (g *gathering) anew() {
+// yields lists what somebody else has changed since it was decided.
+func (g *gathering) yields() {
 	for _, s := range g.asked {
-		if !s.anew {
+		for i := range s.watches {
+			w := &s.watches[i]
+			if c := g.Cgroups[w.path]; !w.yielded || c == nil || c.ID != w.id {
+				continue
+			}
+			if g.Yielded == nil {
+				g.Yielded = map[Yield]bool{}
+			}
+			g.Yielded[Yield{s.task, s.kind, Target{Cgroup: w.path, Knob: w.knob}}] = true
+		}
+	}
+}
+
+// shares lists the classes of pods whose shares stand, and are not among what is wanted.
+func (g *gathering) shares(wanted []Wanted) {
+	g.Shares = map[owca.TaskID]string{}
+	for _, s := range g.order {
+		if s.kind != owca.CPUShares || s.view == nil || s.adopted || s.allocation.Release {
 			continue
 		}
-		if len(g.State.Leases) == len(g.leases) {
-			g.State.Leases = maps.Clone(g.leases)
+		if class := qosOf(s.view.task); class != "" {
+			g.Shares[s.task] = class
 		}
-		for i := range s.watches {
-			if l := s.watches[i].lease; l != nil {
-				delete(g.State.Leases, l.Target)
-			}
+	}
+	for i := range wanted {
+		if wanted[i].Kind == owca.CPUShares {
+			delete(g.Shares, wanted[i].Task)
 		}
 	}
 }
@@ -291,12 +310,22 @@ func (g *gathering) cgroup(path string, knobs []cgroup.Knob) {
 			continue
 		}
 		c.Values[k] = value
+		if k == cgroup.IOWeightDefault {
+			c.BFQ = isBFQ(n.File(k))
+		}
 		// What was changed since Observe is not ours any more.
 		t := Target{Cgroup: path, Knob: k}
 		if l := g.leases[t]; l != nil && (l.ID != n.id || value != l.New && !k.Equal(value, l.New)) {
 			g.recheck(l)
 		}
 	}
+}
+
+// isBFQ says whether a file has weights from 1 to 1000, as bfq's; v1's blkio.weight, of cfq,
+// had them from 10 on. Those of io.weight go to 10000.
+func isBFQ(file string) bool {
+	base := filepath.Base(file)
+	return strings.Contains(base, ".bfq.") || strings.HasPrefix(base, "blkio.")
 }
 
 func (c *CgroupState) knows(k cgroup.Knob) bool {
@@ -345,12 +374,13 @@ func (g *gathering) above(name string, kind owca.AllocationKind) {
 	}
 }
 
-// below finds the highest quota below cgroups of v1 that are to get one, among those that
-// are not read anyway. It is looked for when it is known to be in the way, as few containers
-// have cgroups below them, and the kernel refuses what is not possible.
+// below finds out what cgroups of v1 have that are below one that is to get less, and are
+// not read anyway: there, no child may have more. It is looked for when it is known to be in
+// the way, as few containers have cgroups below them, and the kernel refuses what is not
+// possible.
 func (g *gathering) below(w *Wanted) {
 	s := g.standing[decisionKey{w.Task, w.Kind}]
-	if v := g.views[w.Task]; v == nil || w.Kind != owca.CPUQuota || !g.options.DryRun && (s == nil || !s.lookBelow) {
+	if v := g.views[w.Task]; v == nil || !g.options.DryRun && (s == nil || !s.lookBelow) {
 		return
 	}
 	for _, path := range g.Tasks[w.Task].Cgroups {
@@ -359,18 +389,41 @@ func (g *gathering) below(w *Wanted) {
 		if n == nil || !c.V1 {
 			continue
 		}
-		var largest float64
-		// What vanishes meanwhile limits nothing.
-		_ = n.Below(cgroup.CPUMax, func(path, value string) bool {
-			if g.Cgroups[path] != nil {
-				return true
-			}
-			if m, ok := parseCPUMax(value); ok && !m.unlimited && m.cpus() > largest {
-				largest, c.LargestBelow, c.BelowPath = m.cpus(), value, path
-			}
-			return true
-		})
+		switch w.Kind {
+		case owca.CPUQuota:
+			g.quotaBelow(n, c)
+		case owca.CPUSetCPUs:
+			c.CPUsBelow = g.listsBelow(n, cgroup.CPUSetCPUList)
+		case owca.CPUSetMems:
+			c.MemsBelow = g.listsBelow(n, cgroup.CPUSetMemList)
+		}
 	}
+}
+
+func (g *gathering) quotaBelow(n *node, c *CgroupState) {
+	var largest float64
+	// What vanishes meanwhile limits nothing.
+	_ = n.Below(cgroup.CPUMax, func(path, value string) bool {
+		if g.Cgroups[path] != nil {
+			return true
+		}
+		if m, ok := parseCPUMax(value); ok && !m.unlimited && m.cpus() > largest {
+			largest, c.LargestBelow, c.BelowPath = m.cpus(), value, path
+		}
+		return true
+	})
+}
+
+// listsBelow returns what cgroups below one have of a list, all of them together.
+func (g *gathering) listsBelow(n *node, k cgroup.Knob) string {
+	var lists []string
+	_ = n.Below(k, func(path, value string) bool {
+		if g.Cgroups[path] == nil && value != "" && !slices.Contains(lists, value) {
+			lists = append(lists, value)
+		}
+		return true
+	})
+	return strings.Join(lists, ",")
 }
 
 // device finds the number of a block device that is named by its path.

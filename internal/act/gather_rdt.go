@@ -16,6 +16,14 @@ import (
 type groupsState struct {
 	defaultsDone bool
 	next         time.Duration // when to look at the leases again
+	// yielded are groups of which somebody else changed schemata that were decided: these.
+	// They are not set again until others are decided, or the group is made anew.
+	yielded map[string]groupYield
+}
+
+type groupYield struct {
+	task     owca.TaskID
+	schemata resctrl.Schemata
 }
 
 // rdtPace is how often leases of resctrl are looked at: reading schemata takes the mutex
@@ -48,10 +56,22 @@ func (g *gathering) resctrl() {
 		return
 	}
 	g.Resctrl, g.Groups, g.Others = info, groups, map[string]int{}
+	// What was changed since Observe is not ours any more.
+	for i := range groups {
+		l := g.leases[Target{Group: groups[i].Name}]
+		if l != nil && l.Resctrl != nil && foreignSchemata(groups[i].Schemata, l.Resctrl.New, l.Resctrl.New) {
+			g.yieldGroup(l)
+		}
+	}
 	// Those that were moved keep the schemata of their group.
 	for t := range g.leases {
 		if v := g.views[t.Task]; v != nil {
 			g.task(t.Task, v)
+		}
+	}
+	for _, d := range g.order {
+		if d.kind == owca.RDTGroup && !d.allocation.Release && d.view != nil {
+			g.task(d.task, d.view).Decided = true
 		}
 	}
 	for id, dir := range tasks {
@@ -124,7 +144,11 @@ func (a *Actor) setDefaults() {
 		return
 	}
 	info := a.groups.Info()
-	if info == nil {
+	named := func(s *string) bool { return s != nil && *s != "" }
+	switch {
+	case info == nil && !named(a.options.DefaultL3) && !named(a.options.DefaultMB):
+		return // all of what the host does not have, or not yet
+	case info == nil:
 		a.report("rdt defaults", a.groups.Err(), "the default group of resctrl cannot be set")
 		return
 	}
@@ -204,7 +228,7 @@ func (a *Actor) observeGroups() {
 		case errors.Is(err, resctrl.ErrGone):
 			a.endGroup(l, EndGone)
 		case err == nil && foreignSchemata(now, l.Resctrl.New, l.Resctrl.New):
-			a.endGroup(l, EndForeign)
+			a.yieldGroup(l)
 		}
 	}
 	unused := a.unusedGroups()
@@ -225,6 +249,61 @@ func (a *Actor) unusedGroups() (list []*Lease) {
 		}
 	}
 	return list
+}
+
+// yieldGroup leaves the schemata of a group to somebody else. That the group is of our making,
+// and goes when it is not needed, does not change.
+func (a *Actor) yieldGroup(l *Lease) {
+	if _, ok := a.rdt.yielded[l.Group]; ok {
+		return
+	}
+	if a.rdt.yielded == nil {
+		a.rdt.yielded = map[string]groupYield{}
+	}
+	a.rdt.yielded[l.Group] = groupYield{l.For, l.Resctrl.New}
+	for _, s := range a.order {
+		if s.kind == owca.RDTGroup && s.view != nil {
+			s.view.stale = true
+		}
+	}
+	if l.Resctrl.Kind != resctrl.CreateGroup {
+		a.endGroup(l, EndForeign)
+		return
+	}
+	a.logEnd(l, EndForeign, nil)
+	a.stats.Ended[EndForeign]++
+}
+
+// unyieldGroups: what was decided for a task is not any more.
+func (a *Actor) unyieldGroups(task owca.TaskID) {
+	maps.DeleteFunc(a.rdt.yielded, func(_ string, y groupYield) bool { return y.task == task })
+}
+
+// withoutYieldedGroups leaves out schemata which somebody else has changed since just these
+// were decided.
+func (a *Actor) withoutYieldedGroups(changes []Change) []Change {
+	if len(a.rdt.yielded) == 0 {
+		return changes
+	}
+	return slices.DeleteFunc(changes, func(c Change) bool {
+		if c.Cgroup != "" || c.Resctrl == nil || c.Resctrl.Kind == resctrl.MoveTask {
+			return false
+		}
+		y, ok := a.rdt.yielded[c.Group]
+		if !ok {
+			return false
+		}
+		if c.Resctrl.Kind == resctrl.SetSchemata && !c.Undo && valuesWithin(c.Resctrl.New, y.schemata) {
+			return true
+		}
+		delete(a.rdt.yielded, c.Group)
+		return false
+	})
+}
+
+// valuesWithin says whether all values of s are those of of.
+func valuesWithin(s, of resctrl.Schemata) bool {
+	return len(ofSame(s, of)) == len(s) && ofSame(s, of).String() == s.String()
 }
 
 func (a *Actor) observeMove(l *Lease, reader groupReader) {
@@ -261,6 +340,7 @@ func (a *Actor) endGroup(l *Lease, how End) {
 	if how != EndGone {
 		return
 	}
+	delete(a.rdt.yielded, l.Group)
 	for _, s := range a.order {
 		if s.kind == owca.RDTGroup && !s.adopted {
 			a.setPending(s)
@@ -281,6 +361,9 @@ func (a *Actor) groupOf(s *standing) (is owca.Allocation, ok bool) {
 	}
 	if rdt.Name == nil {
 		rdt.Name = &group
+	}
+	if _, ok := a.rdt.yielded[group]; ok {
+		return is, false
 	}
 	if g := a.leases[Target{Group: group}]; g != nil && g.Resctrl != nil {
 		rdt.L3, rdt.MB = resourceText(g.Resctrl.New, "L3", rdt.L3), resourceText(g.Resctrl.New, "MB", rdt.MB)

@@ -39,6 +39,7 @@ type Journal struct {
 	size    int64
 	stale   bool
 	records int // in it, and pending
+	void    int // leases of an earlier boot, which were found
 
 	leases  map[Target]*Lease
 	seq     uint64
@@ -104,6 +105,7 @@ func openJournal(dir string, role lockRole) (j *Journal, told []string, err erro
 		return nil, nil, fmt.Errorf("%s: %w", j.path(journalFile), err)
 	}
 	told = append(told, s.tell(j.path(journalFile), true)...)
+	j.void = s.void
 	if s.damaged > 0 {
 		if err := j.keepDamaged(); err != nil {
 			told = append(told, fmt.Sprintf("%s cannot be kept as %s: %v", j.path(journalFile), journalDamaged, err))
@@ -152,7 +154,11 @@ func ReadJournal(dir string) (leases []Lease, holder Holder, told []string, err 
 		leases = append(leases, *l)
 	}
 	// The end that is being written is no damage.
-	return leases, holder, s.tell(filepath.Join(dir, journalFile), holder.PID == 0), nil
+	told = s.tell(filepath.Join(dir, journalFile), holder.PID == 0)
+	if s.void > 0 {
+		told = append(told, fmt.Sprintf("%s: %d leases of an earlier boot are void", filepath.Join(dir, journalFile), s.void))
+	}
+	return leases, holder, told, nil
 }
 
 func (j *Journal) path(name string) string { return filepath.Join(j.dir, name) }

@@ -170,9 +170,6 @@ func (s *journalState) tell(file string, cut bool) (told []string) {
 	if s.cut > 0 && cut {
 		told = append(told, fmt.Sprintf("%s: the last %d bytes are a record that was cut off; no change was made for it", file, s.cut))
 	}
-	if s.void > 0 {
-		told = append(told, fmt.Sprintf("%s: %d leases of an earlier boot are void", file, s.void))
-	}
 	return told
 }
 

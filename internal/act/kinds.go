@@ -244,19 +244,25 @@ func outside(n, low, high float64) string {
 // compare.
 func (p *planner) mixedQoS() []error {
 	var (
-		first *entry
+		first owca.TaskID
+		class string
 		errs  []error
 	)
+	for id := range p.Shares {
+		if class == "" || id < first {
+			first, class = id, p.Shares[id]
+		}
+	}
 	for i := range p.entries {
 		e := &p.entries[i]
 		if e.Kind != owca.CPUShares || e.Release || e.task == nil || e.task.QoS == "" {
 			continue
 		}
-		if first == nil {
-			first = e
-		} else if e.task.QoS != first.task.QoS {
+		if class == "" {
+			first, class = e.Task, e.task.QoS
+		} else if e.task.QoS != class {
 			errs = append(errs, &Invalid{Task: e.Task, Kind: e.Kind, Reason: fmt.Sprintf(
-				"it is a %s pod, and task %s a %s one: weights in different QoS classes do not compare", e.task.QoS, first.Task, first.task.QoS)})
+				"it is a %s pod, and task %s a %s one: weights in different QoS classes do not compare", e.task.QoS, first, class)})
 		}
 	}
 	return errs
@@ -265,7 +271,7 @@ func (p *planner) mixedQoS() []error {
 // steady returns the steps that keep what is leased for an entry, if it asks for as good as
 // that; otherwise nil.
 func (p *planner) steady(e *entry, cgroups []place) []step {
-	if e.Kind != owca.CPUQuota && e.Kind != owca.CPUShares {
+	if e.Kind != owca.CPUQuota && e.Kind != owca.CPUShares || e.Anew || e.exact {
 		return nil
 	}
 	var (
@@ -283,7 +289,7 @@ func (p *planner) steady(e *entry, cgroups []place) []step {
 			return nil
 		}
 		sum += a.Number
-		steps = append(steps, step{Target: t, entry: e, value: c.now})
+		steps = append(steps, step{Target: t, entry: e, value: c.now, steady: true})
 	}
 	wanted := e.Number
 	if e.Kind == owca.CPUQuota {

@@ -13,6 +13,9 @@ import (
 	"github.com/owca-project/owca/internal/cgroup"
 )
 
+// maxBFQWeight is BFQ_MAX_WEIGHT of block/bfq-iosched.h.
+const maxBFQWeight = 1000
+
 // desireOther gives each cgroup of a task the same, but for a burst, which they share.
 func (p *planner) desireOther(e *entry, cgroups []place, steps []step) {
 	var value string
@@ -30,7 +33,14 @@ func (p *planner) desireOther(e *entry, cgroups []place, steps []step) {
 			value = strconv.FormatUint(uint64(e.Number), 10)
 		}
 	case owca.CPUIdle, owca.IOWeight:
-		value = strconv.FormatUint(uint64(math.Round(e.Number)), 10)
+		n := uint64(math.Round(e.Number))
+		for _, c := range cgroups {
+			if e.Kind == owca.IOWeight && c.BFQ && n > maxBFQWeight {
+				e.refuse("%d is more than the %d that bfq, of which the weight of %s is, has", n, maxBFQWeight, c.path)
+				return
+			}
+		}
+		value = strconv.FormatUint(n, 10)
 	}
 	for i := range steps {
 		steps[i].value = value

@@ -20,7 +20,9 @@ func children() map[string]func(args []string) error {
 		"agent": childAgent,
 		"full":  childFullDisk,
 		"hold":  childHold,
+		"claim": childClaim,
 		"weigh": childWeigh,
+		"files": childFewFiles,
 	}
 }
 

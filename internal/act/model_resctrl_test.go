@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,22 @@ import (
 	"github.com/owca-project/owca/internal/hosttest"
 	"github.com/owca-project/owca/internal/resctrl"
 )
+
+// modelGroups are hostGroups that can be observed.
+type modelGroups struct{ *hostGroups }
+
+func (g modelGroups) Schemata(group string) (resctrl.Schemata, error) {
+	if g.open(); g.err != nil {
+		return nil, g.err
+	}
+	return g.resctrl.Schemata(group)
+}
+
+func (g modelGroups) Where(task owca.TaskID) (dir string, ok bool) {
+	_, tasks, err := g.Control()
+	dir, ok = tasks[string(task)]
+	return dir, ok && err == nil
+}
 
 // modelRDT is a host with three tasks, of which the model knows what there is without an agent: the
 // default group with all tasks and its first schemata, and the groups of others.
@@ -110,6 +127,12 @@ func (m *modelRDT) end(keep bool) {
 	}
 }
 
+// sameButL3 returns schemata with the first value of L3 of others.
+func sameButL3(s, of string) string {
+	line := regexp.MustCompile(`L3:0=[0-9a-f]+`)
+	return line.ReplaceAllString(s, line.FindString(of))
+}
+
 func (m *modelRDT) restore() {
 	m.t.Helper()
 	outcomes, told, err := Restore(m.t.Context(), "/", m.dir)
@@ -167,7 +190,8 @@ func (m *modelRDT) tick() {
 		}
 		decided[m.tasks[i].ID] = owca.Allocations{owca.RDTGroup: a}
 	}
-	m.actor.SetGroups(m.groups)
+	m.actor.SetGroups(modelGroups{m.groups})
+	m.actor.rdt.next = 0
 	m.actor.Observe(m.now, m.tasks)
 	report, err := m.actor.Apply(m.now, m.tasks, []Decided{{Owner: "first", Allocations: decided}})
 	for _, c := range report.Changes {
@@ -193,9 +217,32 @@ func (m *modelRDT) tick() {
 	}
 }
 
+// schemata writes those of a group, as somebody else, and returns what is in effect then.
+func (m *modelRDT) schemata(group string) string {
+	m.t.Helper()
+	// None of them is what the agent sets, so that it can be told from that.
+	text := "L3:0=" + []string{"7", "1f", "3c", "1ff"}[m.random.IntN(4)]
+	m.note("foreign %q %s", group, text)
+	if err := os.WriteFile(filepath.Join(m.root, group, "schemata"), []byte(text+"\n"), 0); err != nil {
+		m.fatalf("%v", err)
+	}
+	return m.read(filepath.Join(group, "schemata"))
+}
+
 // foreign does what others do to resctrl.
 func (m *modelRDT) foreign() {
 	m.t.Helper()
+	if m.random.IntN(2) == 0 {
+		if m.random.IntN(2) == 0 {
+			// Of the other values there may be one that is the agent's.
+			m.base = sameButL3(m.base, m.schemata(""))
+			return
+		}
+		if controls := m.controls(); len(controls) > 0 {
+			m.schemata(controls[m.random.IntN(len(controls))])
+			return
+		}
+	}
 	if m.random.IntN(2) == 0 && len(m.others) == 0 {
 		m.note("foreign mkdir theirs")
 		if err := os.Mkdir(filepath.Join(m.root, "theirs"), 0o755); err != nil {
@@ -234,6 +281,12 @@ func TestModelResctrl(t *testing.T) {
 		m.tasks = append(m.tasks, owca.TaskData{Task: owca.Task{ID: owca.TaskID(fmt.Sprint("task", i)), Cgroups: []string{c.Path}}})
 	}
 	m.base, m.others = m.read("schemata"), m.controls()
+	initial := m.base
+	t.Cleanup(func() {
+		if err := os.WriteFile(filepath.Join(root, "schemata"), []byte(regexp.MustCompile("L3:0=[0-9a-f]+").FindString(initial)+"\n"), 0); err != nil {
+			t.Error(err)
+		}
+	})
 	sequences, operations := modelCount(t, 200)/10, 0
 	for seed := range sequences {
 		m.random, m.log = rand.New(rand.NewPCG(uint64(seed), 11)), []string{fmt.Sprintf("seed %d", seed)}
@@ -254,7 +307,7 @@ func TestModelResctrl(t *testing.T) {
 			}
 		}
 		m.actor.SetOptions(Options{Units: Units{SharesUnit: 1000}, StateDir: m.dir})
-		m.actor.SetGroups(m.groups)
+		m.actor.SetGroups(modelGroups{m.groups})
 		m.end(false)
 		m.restore()
 	}

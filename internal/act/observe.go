@@ -2,9 +2,13 @@ package act
 
 import (
 	"errors"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/owca-project/owca"
@@ -31,6 +35,7 @@ type standing struct {
 
 	pending bool // not in effect
 	anew    bool // to be written even if it is the same number
+	bounded bool // it could be more under another limit
 	// moved: somebody else moved the task to another control group, where it stays until
 	// there is another decision.
 	moved bool
@@ -99,20 +104,23 @@ func (a *Actor) SetGroups(g Groups) {
 	}
 }
 
+// maxLooked is how many values are looked at in a tick: of more than that, each comes in turn,
+// all of n within n/maxLooked ticks rounded up, so that a thousand leases cost no more than a
+// few percent of a tick. What is to be written is read anyway just before.
+const maxLooked = 200
+
 // Observe looks at the leases, before anything is decided: those whose cgroup is gone end,
-// and those whose value somebody else changed. It fills the Allocations of tasks.
+// and those whose value somebody else changed; see maxLooked. It fills the Allocations of
+// tasks.
 func (a *Actor) Observe(now time.Time, tasks []owca.TaskData) {
 	a.begin()
 	if err := a.openHost(); err != nil {
 		return // Apply tells
 	}
 	a.look(tasks)
+	a.lookAtWatches()
 	for i := 0; i < len(a.order); i++ {
-		s := a.order[i]
-		for w := range s.watches {
-			a.check(s, &s.watches[w])
-		}
-		if (s.view == nil || s.adopted) && !a.watching(s) {
+		if s := a.order[i]; (s.view == nil || s.adopted) && !a.watching(s) {
 			a.forget(s)
 			i--
 		}
@@ -121,6 +129,25 @@ func (a *Actor) Observe(now time.Time, tasks []owca.TaskData) {
 	a.guard()
 	a.fill(tasks)
 	a.observed = true
+}
+
+// lookAtWatches looks at the values whose turn it is.
+func (a *Actor) lookAtWatches() {
+	looked := 0
+	for range a.order {
+		if a.turn >= len(a.order) {
+			a.turn = 0
+		}
+		s := a.order[a.turn]
+		if looked > 0 && looked+len(s.watches) > maxLooked {
+			return
+		}
+		looked += len(s.watches)
+		for w := range s.watches {
+			a.check(s, &s.watches[w])
+		}
+		a.turn++
+	}
 }
 
 // look finds out which tasks there are.
@@ -184,10 +211,12 @@ func (a *Actor) rejoin(id owca.TaskID, v *view) {
 	}
 }
 
+func isYielded(w watch) bool { return w.yielded }
+
 // unyield takes a decision up again when the orchestrator has given the task other
 // resources: an in-place resize overwrites limits, and means nothing by it.
 func (a *Actor) unyield(s *standing, t *owca.TaskData) {
-	if s.adopted || !slices.ContainsFunc(s.watches, func(w watch) bool { return w.yielded }) || maps.Equal(s.resources, t.Resources) {
+	if s.adopted || !slices.ContainsFunc(s.watches, isYielded) || maps.Equal(s.resources, t.Resources) {
 		return
 	}
 	for i := range s.watches {
@@ -228,12 +257,20 @@ func (a *Actor) compare(s *standing, w *watch, value string) {
 	if w.lease != nil {
 		meant = w.lease.New
 	}
-	if w.knob.Equal(value, meant) {
+	if w.knob.Equal(value, meant) || w.knob == cgroup.IOMaxLimits && w.knob.Equal(value, a.withoutGoneDisks(meant, value)) {
 		w.value = value
 		return
 	}
 	if a.idle(w) {
 		return
+	}
+	if w.lease != nil && !a.holds(s, w.lease) {
+		// It has become that of another decision, which watches it.
+		w.lease, w.value = nil, w.lease.New
+		if !isOwnKnob(s.kind, w.knob) {
+			*w = watch{}
+			return
+		}
 	}
 	w.yielded, w.value = true, value
 	if s.view != nil {
@@ -242,6 +279,20 @@ func (a *Actor) compare(s *standing, w *watch, value string) {
 	if w.lease != nil {
 		a.end(w.lease, EndForeign)
 	}
+}
+
+// withoutGoneDisks leaves out of limits those that now has not because there is no such disk any
+// more: they went with it.
+func (a *Actor) withoutGoneDisks(limits, now string) string {
+	lines := slices.DeleteFunc(strings.Split(limits, "\n"), func(line string) bool {
+		device, _, _ := strings.Cut(line, " ")
+		if strings.Contains("\n"+now, "\n"+device+" ") {
+			return false
+		}
+		_, err := os.Stat(filepath.Join(a.root, "sys/dev/block", device))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+	return strings.Join(lines, "\n")
 }
 
 // idle says whether a watch is of a weight that our own cpu.idle hides.
@@ -262,6 +313,11 @@ func (a *Actor) lost(s *standing, w *watch) {
 		a.end(w.lease, EndGone)
 	}
 	*w = watch{} // watches nothing, until the next plan
+	a.setDue(s)
+}
+
+// setDue has a decision put into effect again, at once.
+func (a *Actor) setDue(s *standing) {
 	if !s.adopted {
 		a.setPending(s)
 		s.retry, s.failures = 0, 0

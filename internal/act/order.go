@@ -24,7 +24,11 @@ func (p *planner) settleIdle() {
 		}
 	}
 	for _, st := range p.sorted(cgroup.CPUIdleFlag) {
-		if now, _ := p.now(st.Cgroup, cgroup.CPUIdleFlag); st.value != "1" || now == "1" {
+		if st.value == "0" {
+			p.wakeWeights(st)
+			continue
+		}
+		if now, _ := p.now(st.Cgroup, cgroup.CPUIdleFlag); now == "1" {
 			continue
 		}
 		flag := p.lease(st.Target)
@@ -32,7 +36,7 @@ func (p *planner) settleIdle() {
 		for _, k := range []cgroup.Knob{cgroup.CPUSharesV1, cgroup.CPUWeightV2} {
 			t := Target{Cgroup: st.Cgroup, Knob: k}
 			now, ok := p.now(st.Cgroup, k)
-			if !ok || now == defaultWeight(k) && !was {
+			if !ok || now == defaultWeight(k) && !was || p.yielded(st.entry, t) {
 				continue
 			}
 			weight := &step{Target: t, entry: st.entry, value: defaultWeight(k), note: "what cpu.idle makes of it"}
@@ -45,6 +49,19 @@ func (p *planner) settleIdle() {
 				weight = &step{Target: t, entry: st.entry, value: l.First, release: true, made: l.made()}
 			}
 			p.put(weight)
+		}
+	}
+}
+
+// wakeWeights gives a cgroup that is idle no more the weight back that was leased with that.
+func (p *planner) wakeWeights(flag *step) {
+	for _, k := range []cgroup.Knob{cgroup.CPUSharesV1, cgroup.CPUWeightV2} {
+		l := p.lease(Target{Cgroup: flag.Cgroup, Knob: k})
+		if l == nil || l.Kind != owca.CPUIdle || p.live(flag.Cgroup, k) != nil {
+			continue
+		}
+		if _, ok := p.now(flag.Cgroup, k); ok {
+			p.put(&step{Target: l.Target, entry: flag.entry, value: l.First, release: true})
 		}
 	}
 }

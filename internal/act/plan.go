@@ -18,6 +18,9 @@ type Wanted struct {
 	Task  owca.TaskID
 	Kind  owca.AllocationKind
 	Owner string
+	// Anew: the number means another value than when it was leased, as the units or the
+	// cpus are others, so that to be within 0.05 of that is not enough.
+	Anew bool
 	owca.Allocation
 }
 
@@ -34,6 +37,11 @@ type State struct {
 	Cgroups map[string]*CgroupState
 	// Leases that are held.
 	Leases map[Target]*Lease
+	// Yielded are those that somebody else has changed since: they stay as they are, and
+	// that is no reason to refuse the rest.
+	Yielded map[Yield]bool
+	// Shares are the QoS classes of pods of which cpu_shares stand and are not wanted anew.
+	Shares map[owca.TaskID]string
 	// Devices are the numbers, "8:0", of the devices that are named by path; absent: there is none.
 	Devices map[string]string
 
@@ -44,6 +52,13 @@ type State struct {
 	Others    map[string]int // tasks per control group that Tasks does not have
 }
 
+// Yield is a target that a decision does without.
+type Yield struct {
+	Task owca.TaskID
+	Kind owca.AllocationKind
+	Target
+}
+
 // TaskState is one task.
 type TaskState struct {
 	Cgroups []string
@@ -51,6 +66,8 @@ type TaskState struct {
 	// Exclusive are cpus that the kubelet's static CPU manager gave to it alone, as a list.
 	Exclusive string
 	Control   string // directory of its control group in resctrl
+	// Decided: a control group stands for it, though it may have been there anyway.
+	Decided bool
 }
 
 // CgroupState is one cgroup.
@@ -67,6 +84,8 @@ type CgroupState struct {
 	// V1: the CPU controller is v1's, where a child may not have more quota than its
 	// parent; and that of cpusets, where it may not have more cpus.
 	V1 bool
+	// BFQ: the weight of I/O is that of bfq, 1 to 1000.
+	BFQ bool
 }
 
 // Planned is the outcome of Plan.
@@ -75,6 +94,15 @@ type Planned struct {
 	Changes []Change
 	// Refused is what this host does not allow, as opposed to what is invalid anywhere.
 	Refused []Refusal
+	// Bounded is what would be more if a cgroup above, or the quota, let it, whether or not
+	// that needs a change: to be wanted again when those may have changed.
+	Bounded []Bounded
+}
+
+// Bounded is an allocation that is made only in part.
+type Bounded struct {
+	Task owca.TaskID
+	Kind owca.AllocationKind
 }
 
 // Refusal is an allocation that cannot be made here, and why. The others are.
@@ -120,13 +148,8 @@ func Plan(s *State, wanted []Wanted) (Planned, error) {
 	if err := errors.Join(invalid, err); err != nil {
 		return Planned{}, err
 	}
-	p.claim()
-	p.release()
-	p.settleCPUMax()
-	p.settleBurst()
-	p.settleIdle()
-	p.settleCPUSets()
-	return Planned{Changes: append(p.changes(), rdt...), Refused: p.refusals()}, nil
+	p.settle()
+	return Planned{Changes: append(p.changes(), rdt...), Refused: p.refusals(), Bounded: p.bounded()}, nil
 }
 
 // planner is the state of one Plan.
@@ -137,6 +160,10 @@ type planner struct {
 	steps    map[Target]*step
 	byKnob   [cgroup.NumKnobs][]*step // the same; see sorted
 	unsorted [cgroup.NumKnobs]bool
+	// shadowing are entries that have a target which an earlier one, or a release, is about.
+	shadowing []*entry
+	// again: an entry was marked, with which all has to be settled once more.
+	again bool
 	// leased are the targets by what they are leased for; nil until it is asked for.
 	leased map[leaseKey][]*Lease
 	// bases are how many tasks' first cgroups have a name, by that; nil as long.
@@ -152,6 +179,12 @@ type entry struct {
 	// refused is why it is; then its steps are void.
 	refused string
 	gone    bool
+	// final: it is refused whatever becomes of the others.
+	final bool
+	// exact: what is leased for it cannot stay, even if it is near enough.
+	exact bool
+	// bounded: it gets less than it asks for.
+	bounded bool
 }
 
 // step is a change before it is known whether it can be made.
@@ -162,6 +195,8 @@ type step struct {
 	value   string
 	note    string
 	release bool
+	// steady: the value is what is leased, being near enough to what is wanted.
+	steady bool
 
 	// made is for whom, if not for the entry. A lease that is put down to another becomes a
 	// change even if the value stays.
@@ -220,6 +255,17 @@ func (p *planner) refusals() []Refusal {
 	for i := range p.entries {
 		if e := &p.entries[i]; e.refused != "" {
 			list = append(list, Refusal{Task: e.Task, Kind: e.Kind, Reason: e.refused, Gone: e.gone})
+		}
+	}
+	return list
+}
+
+// bounded in the order of what was wanted.
+func (p *planner) bounded() []Bounded {
+	var list []Bounded
+	for i := range p.entries {
+		if e := &p.entries[i]; e.bounded && e.refused == "" {
+			list = append(list, Bounded{e.Task, e.Kind})
 		}
 	}
 	return list
@@ -289,11 +335,48 @@ func ancestors(path string) iter.Seq[string] {
 	}
 }
 
+// settle finds out what becomes of each entry. One that turns out to be refused leaves its
+// targets to those that it had them instead of: then all is settled again, without it.
+func (p *planner) settle() {
+	for {
+		p.claim()
+		p.release()
+		p.settleCPUMax()
+		p.settleBurst()
+		p.settleIdle()
+		p.settleCPUSets()
+		for _, e := range p.shadowing {
+			if e.refused != "" {
+				e.final, p.again = true, true
+			}
+		}
+		if !p.again {
+			return
+		}
+		p.again, p.shadowing = false, nil
+		clear(p.steps)
+		for k := range p.byKnob {
+			p.byKnob[k] = p.byKnob[k][:0]
+		}
+		for i := range p.entries {
+			e := &p.entries[i]
+			e.bounded = false
+			if !e.final && e.Kind != owca.RDTGroup {
+				e.refused, e.gone = "", false
+			}
+		}
+	}
+}
+
+func (p *planner) yielded(e *entry, t Target) bool {
+	return len(p.Yielded) > 0 && p.Yielded[Yield{e.Task, e.Kind, t}]
+}
+
 // claim finds out what each entry changes, the later ones first: what they want is had.
 func (p *planner) claim() {
 	for i := len(p.entries) - 1; i >= 0; i-- {
 		e := &p.entries[i]
-		if e.Release || e.Kind == owca.RDTGroup {
+		if e.Release || e.Kind == owca.RDTGroup || e.final {
 			continue
 		}
 		cgroups := p.usable(e)
@@ -304,8 +387,16 @@ func (p *planner) claim() {
 		if steps == nil {
 			steps = p.desire(e, cgroups)
 		}
+		if len(p.Yielded) > 0 {
+			steps = slices.DeleteFunc(steps, func(st step) bool { return p.yielded(e, st.Target) })
+		}
 		for _, st := range steps {
-			if other := p.steps[st.Target]; other != nil && !st.Knob.Equal(other.value, st.value) {
+			other := p.steps[st.Target]
+			if other == nil {
+				continue
+			}
+			p.shadowing = append(p.shadowing, other.entry)
+			if !st.Knob.Equal(other.value, st.value) {
 				e.refuse("%s of %s is shared with task %s, which is given %s", st.Knob, st.Cgroup, other.entry.Task, other.value)
 			}
 		}
@@ -391,11 +482,16 @@ var errNotRead = errors.New("it was not looked at")
 func (p *planner) release() {
 	for i := range p.entries {
 		e := &p.entries[i]
-		if !e.Release || e.Kind == owca.RDTGroup {
+		if !e.Release || e.Kind == owca.RDTGroup || e.final {
 			continue
 		}
 		for _, l := range p.leases(e) {
-			if l.Cgroup == "" || p.lease(l.Target) == nil || p.steps[l.Target] != nil {
+			if l.Cgroup == "" || p.lease(l.Target) == nil || p.yielded(e, l.Target) {
+				continue
+			}
+			if other := p.steps[l.Target]; other != nil {
+				p.shadowing = append(p.shadowing, other.entry)
+				other.renew = true // the lease is its from now on, whether or not the value stays
 				continue
 			}
 			if _, ok := p.now(l.Cgroup, l.Knob); !ok {

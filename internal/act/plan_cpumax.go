@@ -104,6 +104,12 @@ func (p *planner) desireQuota(e *entry, cgroups []place, steps []step) {
 		}
 		st := &steps[i]
 		period := now.period
+		if l := p.lease(st.Target); l != nil {
+			// That which we have made of it may be a longer one.
+			if first, ok := parseCPUMax(l.First); ok {
+				period = first.period
+			}
+		}
 		if p.QuotaPeriod > 0 {
 			period = uint64(p.QuotaPeriod)
 		}
@@ -171,6 +177,13 @@ func (p *planner) settleCPUMax() {
 		if !p.refuseCPUMax(limits) {
 			for _, st := range steps {
 				l := limits[st.Cgroup]
+				if l == nil || l.by == "" {
+					continue
+				}
+				if st.entry.bounded = true; st.steady {
+					// What is leased is not what it comes to: it is divided anew.
+					st.entry.exact, p.again = true, true
+				}
 				if st.value != l.value {
 					st.value = l.value
 					st.add("bounded to that of " + l.by)
@@ -323,7 +336,7 @@ func (p *planner) settleBurst() {
 		case st != nil && n <= most:
 			continue
 		case st != nil && !st.release:
-			st.value = value
+			st.value, st.entry.bounded = value, true
 			st.add("bounded to the quota")
 		case st != nil:
 			// What was before does not fit under a quota that is held: it is the quota now
@@ -338,6 +351,11 @@ func (p *planner) settleBurst() {
 				st.made = quota.entry.made()
 			} else {
 				st.made = q.made()
+			}
+		case quota != nil && value != now && p.yielded(quota.entry, t):
+			if lowersNumber(now, value) {
+				quota.entry.refuse("%s has a burst of %s µs, which somebody else set: more than a quota of %d µs", path, now, most)
+				quota.entry.final, p.again = true, true // others may be bounded by it
 			}
 		case quota != nil && pushed && n <= most:
 			p.put(&step{Target: t, entry: quota.entry, value: base, release: true})

@@ -28,6 +28,7 @@ type planWorld struct {
 	tasks   map[owca.TaskID]*TaskState
 	ids     []owca.TaskID
 	hidden  map[string]bool // cgroups that State has only in LargestBelow
+	yielded map[Yield]bool
 	leases  map[Target]*Lease
 	seq     uint64
 	changes int
@@ -59,6 +60,9 @@ func newPlanWorld(t testing.TB, rng *rand.Rand) *planWorld {
 			if j := rng.IntN(len(free) + 1); j < len(free) {
 				task.Cgroups = append(task.Cgroups, free[j])
 				free = slices.Delete(free, j, j+1)
+			} else if j = rng.IntN(8 * len(paths)); j < len(paths) && !slices.Contains(task.Cgroups, paths[j]) {
+				task.Cgroups = append(task.Cgroups, paths[j]) // which another one may have, too
+				free = slices.DeleteFunc(free, func(path string) bool { return path == paths[j] })
 			}
 		}
 		id := owca.TaskID(fmt.Sprintf("t%d", i))
@@ -127,7 +131,7 @@ func (w *planWorld) list(n int) string {
 func (w *planWorld) state() *State {
 	s := &State{
 		Units: w.units, CPUs: w.kernel.cpus, CPUList: fmt.Sprintf("0-%d", w.kernel.cpus-1), MemList: "0-1",
-		Tasks: w.tasks, Cgroups: map[string]*CgroupState{}, Leases: maps.Clone(w.leases),
+		Tasks: w.tasks, Cgroups: map[string]*CgroupState{}, Leases: maps.Clone(w.leases), Yielded: w.yielded,
 		Devices: map[string]string{"/dev/sda": "8:0"},
 	}
 	for path, values := range w.kernel.cgroups {
@@ -172,6 +176,7 @@ func (w *planWorld) wanted() []Wanted {
 			x.Release = true
 		default:
 			w.fill(&x)
+			x.Anew = w.rng.IntN(4) == 0
 		}
 		list = append(list, x)
 	}
@@ -201,6 +206,28 @@ func (w *planWorld) fill(x *Wanted) {
 	case owca.IOMax:
 		x.IO = map[string]owca.IOLimit{
 			[]string{"8:0", "/dev/sda", "8:16", "/dev/none"}[w.rng.IntN(4)]: {ReadBytes: w.rng.Uint64N(3), WriteOperations: w.rng.Uint64N(100)},
+		}
+	}
+}
+
+// disturb has somebody else change some of what was decided, and the units be others.
+func (w *planWorld) disturb() {
+	if w.rng.IntN(4) == 0 {
+		w.units.QuotaPeriod = []int{0, 1000, 20000, 100000}[w.rng.IntN(4)]
+	}
+	w.yielded = map[Yield]bool{}
+	for range w.rng.IntN(3) {
+		y := Yield{Task: w.ids[w.rng.IntN(len(w.ids))], Kind: cgroupKinds[w.rng.IntN(len(cgroupKinds))]}
+		cgroups := w.tasks[y.Task].Cgroups
+		if len(cgroups) == 0 {
+			continue
+		}
+		y.Target = Target{Cgroup: cgroups[w.rng.IntN(len(cgroups))], Knob: knobsOf(y.Kind)[0]}
+		if y.Kind == owca.CPUShares && !w.kernel.v1 {
+			y.Knob = cgroup.CPUWeightV2
+		}
+		if w.leases[y.Target] == nil {
+			w.yielded[y] = true
 		}
 	}
 }
@@ -238,7 +265,10 @@ func (w *planWorld) run(wanted []Wanted) error {
 		if now != c.Old {
 			return fmt.Errorf("%v: Old is %q, but it has %q", c.Target, c.Old, now)
 		}
-		if l := w.leases[c.Target]; !c.Release && c.Knob.Equal(c.Old, c.New) && (l == nil || l.Kind == c.Kind) {
+		if w.yielded[Yield{c.For, c.Kind, c.Target}] {
+			return fmt.Errorf("%v: was yielded to somebody else", c.Target)
+		}
+		if l := w.leases[c.Target]; !c.Release && c.Knob.Equal(c.Old, c.New) && (l == nil || l.Kind == c.Kind && l.For == c.For) {
 			return fmt.Errorf("%v: no change from %q to %q", c.Target, c.Old, c.New)
 		}
 		if err := w.kernel.set(c.Cgroup, c.Knob, c.New); err != nil {
@@ -371,7 +401,14 @@ func (w *planWorld) checkOne(x Wanted, changed map[Target]*Change) error {
 		values := w.kernel.cgroups[path]
 		expect := ""
 		k := knobsOf(x.Kind)[0]
-		if c := changed[Target{Cgroup: path, Knob: k}]; c != nil {
+		if x.Kind == owca.CPUShares && !w.kernel.v1 {
+			k = cgroup.CPUWeightV2
+		}
+		if w.yielded[Yield{x.Task, x.Kind, Target{Cgroup: path, Knob: k}}] {
+			cpus = math.NaN()
+			continue
+		}
+		if c := changed[Target{Cgroup: path, Knob: k}]; c != nil && (c.For == x.Task || !slices.Contains(w.tasks[c.For].Cgroups, path)) {
 			if c.For != x.Task || c.Kind != x.Kind || c.Owner != x.Owner || c.Reason != x.Reason || c.ID != "id"+path {
 				return fmt.Errorf("its change is %+v", c)
 			}
@@ -387,6 +424,9 @@ func (w *planWorld) checkOne(x Wanted, changed map[Target]*Change) error {
 				math.Abs(float64(quota)/float64(period)-x.Number*float64(w.kernel.cpus)) > 0.01 && quota >= 0 {
 				return fmt.Errorf("%s is noted as %q", path, c.Note)
 			}
+			if of := int64(w.units.QuotaPeriod); x.Anew && x.Number < 1 && of > 0 && period != of && quota > 1000 {
+				return fmt.Errorf("%s has %s, another period than %d", path, values[k], of)
+			}
 			if cpus += float64(quota) / float64(period); quota < 0 {
 				cpus = math.Inf(1)
 			}
@@ -401,7 +441,6 @@ func (w *planWorld) checkOne(x Wanted, changed map[Target]*Change) error {
 			shares := max(2, min(1<<18, x.Number*float64(w.units.SharesUnit)))
 			got, err := strconv.ParseFloat(values[k], 64)
 			if !w.kernel.v1 {
-				got, err = strconv.ParseFloat(values[cgroup.CPUWeightV2], 64)
 				shares = 1 + (shares-2)*9999/262142
 			}
 			if err != nil || math.Abs(got-shares) > 1+0.06*float64(w.units.SharesUnit) {
@@ -485,6 +524,7 @@ func sequence(t testing.TB, seed1, seed2 uint64, more func(w *planWorld) []Wante
 	w = newPlanWorld(t, rand.New(rand.NewPCG(seed1, seed2)))
 	first := w.kernel.clone()
 	for i := range 1 + w.rng.IntN(8) {
+		w.disturb()
 		wanted := w.wanted()
 		if more != nil {
 			wanted = append(wanted, more(w)...)
@@ -513,9 +553,13 @@ func TestPlanProperties(t *testing.T) {
 	if s := os.Getenv("OWCA_PLAN_SEQUENCES"); s != "" {
 		n, _ = strconv.Atoi(s)
 	}
+	first := uint64(1)
+	if s := os.Getenv("OWCA_PLAN_SEED"); s != "" {
+		first, _ = strconv.ParseUint(s, 10, 64)
+	}
 	changes, refused, stuck := 0, 0, 0
 	for i := range n {
-		w, s := sequence(t, 1, uint64(i), nil)
+		w, s := sequence(t, first, uint64(i), nil)
 		changes, refused, stuck = changes+w.changes, refused+w.refused, stuck+s
 	}
 	t.Logf("%d sequences: %d changes, %d refused; lists that could not be restored in %d", n, changes, refused, stuck)

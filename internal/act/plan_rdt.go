@@ -166,9 +166,9 @@ func (p *planner) planGroups(tasks []*rdtTask) ([]resctrl.Change, []*rdtTask, er
 		for i, t := range tasks {
 			_, err := p.Resctrl.Plan(p.Groups, allocations[i:i+1], nil)
 			switch {
-			case err == nil:
-				kept = append(kept, t)
-			case errors.Is(err, resctrl.ErrNoCLOSID), errors.Is(err, resctrl.ErrNoRMID), errors.Is(err, errors.ErrUnsupported):
+			case err == nil, errors.Is(err, resctrl.ErrNoCLOSID), errors.Is(err, resctrl.ErrNoRMID):
+				kept = append(kept, t) // others may make room for it
+			case errors.Is(err, errors.ErrUnsupported):
 				t.refuse("%v", err)
 			default:
 				errs = append(errs, &Invalid{Task: t.entry.Task, Kind: t.Kind, Reason: strings.TrimPrefix(err.Error(), "task "+t.Task+": ")})
@@ -178,7 +178,7 @@ func (p *planner) planGroups(tasks []*rdtTask) ([]resctrl.Change, []*rdtTask, er
 			return nil, nil, errors.Join(errs...)
 		}
 		if len(kept) == len(tasks) {
-			// Each of them would do alone: the last one that wants a group made is too many.
+			// The last one that wants a group made is too many.
 			t := kept[p.lastNew(kept)]
 			exhausted := errors.Is(err, resctrl.ErrNoCLOSID) || errors.Is(err, resctrl.ErrNoRMID)
 			if !exhausted || errors.Is(err, resctrl.ErrNoCLOSID) && p.ourGroups(kept) > p.Resctrl.CLOSIDs() {
@@ -338,8 +338,8 @@ func (c *Change) by(e *entry) { c.For, c.Owner, c.Reason = e.Task, e.Owner, e.Re
 
 func groupName(dir string) string { return resctrl.Name{Control: dir}.String() }
 
-// restoreGroups gives the schemata back of groups that we did not make, once the last task
-// has left for which they were set.
+// restoreGroups gives the schemata back of groups that we did not make, once no task is in
+// them that was decided to be.
 func (p *planner) restoreGroups(list []Change, tasks []*rdtTask) []Change {
 	var restored []Change
 	targets := make([]Target, 0, len(p.Leases))
@@ -351,39 +351,36 @@ func (p *planner) restoreGroups(list []Change, tasks []*rdtTask) []Change {
 	slices.SortFunc(targets, func(a, b Target) int { return cmp.Compare(a.Group, b.Group) })
 	for _, target := range targets {
 		l := p.Leases[target]
-		if l.Resctrl == nil || l.Resctrl.Kind != resctrl.SetSchemata || slices.ContainsFunc(list, func(c Change) bool { return c.Target == target }) {
+		if l.For == "" || l.Resctrl == nil || l.Resctrl.Kind != resctrl.SetSchemata || p.isUsed(target.Group, tasks) ||
+			slices.ContainsFunc(list, func(c Change) bool { return c.Target == target }) {
 			continue
 		}
-		var left *rdtTask
+		c := Change{
+			Target: target, For: l.For, Kind: owca.RDTGroup, Owner: l.Owner, Reason: l.Reason,
+			Old: l.New, New: l.First, Release: true, Resctrl: l.Resctrl, Undo: true,
+		}
 		for _, t := range tasks {
-			leaves := t.Release || t.final != target.Group
-			if leaves && l.Owner == t.Owner && (l.For == t.entry.Task || t.Now == target.Group && target.Group != "") {
-				left = t
+			if t.Now == target.Group && (t.Release || t.final != target.Group) {
+				c.by(t.entry) // who leaves it
 			}
 		}
-		if left == nil || p.stillUsed(target.Group, tasks) {
-			continue
-		}
-		c := Change{Target: target, Kind: owca.RDTGroup, Old: l.New, New: l.First, Release: true, Resctrl: l.Resctrl, Undo: true}
-		c.by(left.entry)
 		restored = append(restored, c)
 	}
 	return restored
 }
 
-// stillUsed says whether a task stays in a group that was brought there, or comes to it.
-func (p *planner) stillUsed(group string, tasks []*rdtTask) bool {
+// isUsed says whether a task stays in a group, or comes to it, for which that was decided.
+func (p *planner) isUsed(group string, tasks []*rdtTask) bool {
 	for _, t := range tasks {
-		if !t.Release && t.final == group && len(t.Schemata) > 0 {
+		if !t.Release && t.final == group {
 			return true
 		}
 	}
-	for target, l := range p.Leases {
-		if target.Task == "" || l.Resctrl == nil || l.Resctrl.Group != group ||
-			slices.ContainsFunc(tasks, func(t *rdtTask) bool { return t.entry.Task == target.Task }) {
-			continue
-		}
-		if p.Tasks[target.Task] != nil {
+	for id, t := range p.Tasks {
+		l := p.Leases[Target{Task: id}]
+		moved := l != nil && l.Resctrl != nil && l.Resctrl.Group == group
+		if (moved || t.Decided && t.Control == group) &&
+			!slices.ContainsFunc(tasks, func(o *rdtTask) bool { return o.entry.Task == id }) {
 			return true
 		}
 	}

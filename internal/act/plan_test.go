@@ -133,6 +133,99 @@ func TestPlanKinds(t *testing.T) {
 			state:  func(s *State) { s.lend("sys", owca.CPUQuota, x, cgroup.CPUMax, "max 100000", "100000 100000") },
 			wanted: []Wanted{wantedNumber("sys", owca.CPUQuota, 0.29)},
 		},
+		"quota anew": {
+			state: func(s *State) {
+				s.QuotaPeriod = 20000
+				s.lend("sys", owca.CPUQuota, x, cgroup.CPUMax, "max 100000", "100000 100000")
+			},
+			wanted: []Wanted{{Task: "sys", Kind: owca.CPUQuota, Owner: "a", Anew: true, Allocation: owca.Allocation{Number: 0.25}}},
+			want:   []string{"/sys/x cpu.max: 100000 100000 → 20000 20000"},
+		},
+		"quota, its own period again": {
+			state: func(s *State) {
+				s.lend("sys", owca.CPUQuota, x, cgroup.CPUMax, "max 100000", "1000 1000000")
+			},
+			wanted: []Wanted{wantedNumber("sys", owca.CPUQuota, 0.25)},
+			want:   []string{"/sys/x cpu.max: 1000 1000000 → 100000 100000"},
+		},
+		"release to what cannot be read": {
+			state:  func(s *State) { s.lend("sys", owca.CPUQuota, x, cgroup.CPUMax, "much 100000", "100000 100000") },
+			wanted: []Wanted{wantedRelease("sys", owca.CPUQuota)},
+			want:   []string{"/sys/x cpu.max: 100000 100000 → much 100000 release"},
+		},
+		"quota yielded": {
+			v1: true, state: func(s *State) {
+				path := "/kubepods/burstable/podw/a"
+				quota(s, path, "30000 100000")
+				s.Yielded = map[Yield]bool{{"web", owca.CPUQuota, Target{Cgroup: path, Knob: cgroup.CPUMax}}: true}
+			},
+			wanted: []Wanted{wantedNumber("web", owca.CPUQuota, 0.25)},
+			want:   []string{"/kubepods/burstable/podw/b cpu.max: max 100000 → 50000 100000 (its part of 1 cpus by weight, of 2 containers)"},
+		},
+		"quota below a burst that was yielded": {
+			state: func(s *State) {
+				quota(s, x, "50000 100000")
+				s.set(x, cgroup.CPUMaxBurst, "30000")
+				s.Yielded = map[Yield]bool{{"sys", owca.CPUQuota, Target{Cgroup: x, Knob: cgroup.CPUMaxBurst}}: true}
+			},
+			wanted:  []Wanted{wantedNumber("sys", owca.CPUQuota, 0.05)},
+			refused: []string{"sys cpu_quota: /sys/x has a burst of 30000 µs, which somebody else set: more than a quota of 20000 µs"},
+		},
+		"weight yielded, then idle": {
+			v1: true, state: func(s *State) {
+				s.set(x, cgroup.CPUSharesV1, "77")
+				s.Yielded = map[Yield]bool{{"sys", owca.CPUShares, Target{Cgroup: x, Knob: cgroup.CPUSharesV1}}: true}
+			},
+			wanted: []Wanted{wantedNumber("sys", owca.CPUShares, 2), wantedNumber("sys", owca.CPUIdle, 1)},
+			want:   []string{"/sys/x cpu.shares: 77 → 1024 (what cpu.idle makes of it)", "/sys/x cpu.idle: 0 → 1"},
+		},
+		"idle no more, the weight": {
+			v1: true, state: func(s *State) {
+				s.lend("sys", owca.CPUIdle, x, cgroup.CPUSharesV1, "77", "1024")
+				s.lend("sys", owca.CPUIdle, x, cgroup.CPUIdleFlag, "0", "1")
+			},
+			wanted: []Wanted{wantedNumber("sys", owca.CPUIdle, 0)},
+			want:   []string{"/sys/x cpu.idle: 1 → 0", "/sys/x cpu.shares: 1024 → 77 release"},
+		},
+		"weight of bfq": {
+			state: func(s *State) { s.Cgroups[x].BFQ = true }, wanted: []Wanted{wantedNumber("sys", owca.IOWeight, 1000)},
+			want: []string{"/sys/x io.weight: 100 → 1000"},
+		},
+		"weight of bfq, too much": {
+			state: func(s *State) { s.Cgroups[x].BFQ = true }, wanted: []Wanted{wantedNumber("sys", owca.IOWeight, 1001)},
+			refused: []string{"sys io_weight: 1001 is more than the 1000 that bfq, of which the weight of /sys/x is, has"},
+		},
+		"shared with one that is refused": {
+			// What the later one cannot have is not what the earlier one is denied for.
+			state: func(s *State) {
+				s.Tasks["sys2"] = &TaskState{Cgroups: []string{x}}
+				quota(s, x, "300000 100000")
+				s.set(x, cgroup.CPUMaxBurst, "30000")
+				s.Yielded = map[Yield]bool{{"sys2", owca.CPUQuota, Target{Cgroup: x, Knob: cgroup.CPUMaxBurst}}: true}
+			},
+			wanted:  []Wanted{wantedNumber("sys", owca.CPUQuota, 0.25), wantedNumber("sys2", owca.CPUQuota, 0.05)},
+			want:    []string{"/sys/x cpu.max: 300000 100000 → 100000 100000"},
+			refused: []string{"sys2 cpu_quota: /sys/x has a burst of 30000 µs, which somebody else set: more than a quota of 20000 µs"},
+		},
+		"release beside one that is refused": {
+			state: func(s *State) {
+				s.Tasks["sys2"] = &TaskState{Cgroups: []string{x}}
+				s.lend("sys", owca.CPUQuota, x, cgroup.CPUMax, "max 100000", "300000 100000")
+				s.set(x, cgroup.CPUMaxBurst, "30000")
+				s.Yielded = map[Yield]bool{{"sys2", owca.CPUQuota, Target{Cgroup: x, Knob: cgroup.CPUMaxBurst}}: true}
+			},
+			wanted:  []Wanted{wantedRelease("sys", owca.CPUQuota), wantedNumber("sys2", owca.CPUQuota, 0.05)},
+			want:    []string{"/sys/x cpu.max: 300000 100000 → max 100000 release"},
+			refused: []string{"sys2 cpu_quota: /sys/x has a burst of 30000 µs, which somebody else set: more than a quota of 20000 µs"},
+		},
+		"release beside one that wants the same": {
+			state: func(s *State) {
+				s.Tasks["sys2"] = &TaskState{Cgroups: []string{x}}
+				s.lend("sys", owca.CPUQuota, x, cgroup.CPUMax, "max 100000", "100000 100000")
+			},
+			wanted: []Wanted{wantedRelease("sys", owca.CPUQuota), wantedNumber("sys2", owca.CPUQuota, 0.25)},
+			want:   []string{"/sys/x cpu.max: 100000 100000 → 100000 100000"},
+		},
 		"quota beyond 0.05": {
 			state:  func(s *State) { s.lend("sys", owca.CPUQuota, x, cgroup.CPUMax, "max 100000", "100000 100000") },
 			wanted: []Wanted{wantedNumber("sys", owca.CPUQuota, 0.31)},
@@ -480,12 +573,7 @@ func TestPlanRDT(t *testing.T) {
 		},
 		{
 			wanted:  []Wanted{wantedRDT("sys", "silver", "", ""), wantedRDT("sys2", "bronze", "", "")},
-			refused: "more than this host has CLOSIDs",
-		},
-		{
-			wanted: []Wanted{wantedRDT("sys", "a", "", ""), wantedRDT("sys2", "b", "", ""), wantedRDT("none", "c", "", "")},
-			// Even without theirs.
-			refused: "more than this host has CLOSIDs",
+			invalid: "task sys2: rdt: 3 control groups (/, theirs, owca-gold) and 2 new ones (owca-silver for task sys, owca-bronze for task sys2) are 2 more", // even without theirs
 		},
 		{
 			wanted: []Wanted{wantedRDT("sys", "theirs", "L3:1=3", "")},
@@ -518,8 +606,11 @@ func TestPlanRDT(t *testing.T) {
 		},
 	} {
 		planned, err := Plan(s, step.wanted)
-		if err != nil {
-			t.Fatalf("step %d: %v", i, err)
+		if step.invalid != "" && err != nil && strings.Contains(err.Error(), step.invalid) {
+			continue
+		}
+		if err != nil || step.invalid != "" {
+			t.Fatalf("step %d: error %v, want %q", i, err, step.invalid)
 		}
 		if diff := cmp.Diff(step.want, rdtTexts(planned.Changes)); diff != "" && step.want != nil || step.want == nil && step.refused == "" && diff != "" {
 			t.Fatalf("step %d: - wanted, + planned:\n%s", i, diff)
@@ -538,6 +629,96 @@ func TestPlanRDT(t *testing.T) {
 	_, err := Plan(s, []Wanted{wantedRDT("web", "a", "", ""), wantedRDT("db", "b", "", ""), wantedRDT("sys", "c", "", "")})
 	if invalid := (*Invalid)(nil); !errors.As(err, &invalid) || invalid.Task != "sys" || !strings.Contains(err.Error(), "CLOSIDs") {
 		t.Errorf("more groups than CLOSIDs: %v", err)
+	}
+}
+
+// TestPlanRDTShapes: hosts that can allocate only one of the two, that have CDP, and too few
+// RMIDs.
+func TestPlanRDTShapes(t *testing.T) {
+	for name, test := range map[string]struct {
+		shape   func(in *resctrl.Info)
+		l3, mb  string
+		want    []string
+		refused string
+	}{
+		"no MB": {
+			shape: func(in *resctrl.Info) { in.Resources = in.Resources[:1] }, l3: "L3:0=f", mb: "MB:0=50",
+			refused: "sys rdt: this host cannot allocate MB",
+		},
+		"no MB, none asked": {
+			shape: func(in *resctrl.Info) { in.Resources = in.Resources[:1] }, l3: "L3:0=f",
+			want: []string{"create group owca-g for sys", "set group owca-g: L3:0=f for sys", "move task sys: group / → owca-g for sys"},
+		},
+		"no L3": {
+			shape: func(in *resctrl.Info) { in.Resources = in.Resources[1:] }, l3: "L3:0=f",
+			refused: "sys rdt: this host cannot allocate L3",
+		},
+		"no L3, none asked": {
+			shape: func(in *resctrl.Info) { in.Resources = in.Resources[1:] }, mb: "MB:0=20",
+			want: []string{"create group owca-g for sys", "set group owca-g: MB:0=20 for sys", "move task sys: group / → owca-g for sys"},
+		},
+		"CDP": {
+			shape: func(in *resctrl.Info) {
+				data := in.Resources[0]
+				in.Resources[0].Name, data.Name = "L3CODE", "L3DATA"
+				in.Resources = slices.Insert(in.Resources, 1, data)
+			}, l3: "L3:0=f",
+			want: []string{"create group owca-g for sys", "set group owca-g: L3CODE:0=f; L3DATA:0=f for sys", "move task sys: group / → owca-g for sys"},
+		},
+		"no RMID": {
+			shape:   func(in *resctrl.Info) { in.Monitoring = []resctrl.Monitoring{{Name: "L3_MON", RMIDs: 1}} },
+			refused: "sys rdt: 1 control groups, 0 monitoring groups and 1 new control groups (owca-g for task sys) are 1 more than this host has RMIDs",
+		},
+	} {
+		s := planHost(true)
+		rdtState(s)
+		test.shape(s.Resctrl)
+		s.Groups[0].Schemata = s.Resctrl.Default()
+		planned, err := Plan(s, []Wanted{wantedRDT("sys", "g", test.l3, test.mb)})
+		if diff := cmp.Diff(test.want, rdtTexts(planned.Changes)); err != nil || diff != "" {
+			t.Errorf("%s: error %v; - wanted, + planned:\n%s", name, err, diff)
+		}
+		if refused := strings.Join(refusalTexts(planned.Refused), "; "); !strings.HasPrefix(refused, test.refused) || test.refused == "" && refused != "" {
+			t.Errorf("%s: refused %q", name, refused)
+		}
+	}
+}
+
+// TestPlanBounded: what is bounded is told each time, changed or not.
+func TestPlanBounded(t *testing.T) {
+	const x = "/sys/x"
+	s := planHost(false)
+	s.set("/sys", cgroup.CPUMax, "50000 100000")
+	s.set(x, cgroup.CPUMax, "50000 100000")
+	wanted := []Wanted{wantedNumber("sys", owca.CPUQuota, 0.25), wantedNumber("sys", owca.CPUBurst, 0.25)}
+	check := func(changes int, bounded ...owca.AllocationKind) {
+		t.Helper()
+		planned, err := Plan(s, wanted)
+		var kinds []owca.AllocationKind
+		for _, b := range planned.Bounded {
+			kinds = append(kinds, b.Kind)
+		}
+		if diff := cmp.Diff(bounded, kinds); err != nil || len(planned.Changes) != changes || diff != "" {
+			t.Errorf("%v, error %v; - wanted, + bounded:\n%s", changeTexts(planned.Changes), err, diff)
+		}
+	}
+	check(1, owca.CPUQuota, owca.CPUBurst)
+	s.set(x, cgroup.CPUMaxBurst, "50000")
+	check(0, owca.CPUQuota, owca.CPUBurst)
+	s.set("/sys", cgroup.CPUMax, "max 100000")
+	check(2)
+}
+
+// TestPlanMixedQoS: weights are compared with those that stand, too.
+func TestPlanMixedQoS(t *testing.T) {
+	s := planHost(true)
+	s.Shares = map[owca.TaskID]string{"old": "guaranteed"}
+	if _, err := Plan(s, []Wanted{wantedNumber("db", owca.CPUShares, 1), wantedNumber("sys", owca.CPUShares, 1)}); err != nil {
+		t.Error(err)
+	}
+	_, err := Plan(s, []Wanted{wantedNumber("web", owca.CPUShares, 1)})
+	if want := "task web: cpu_shares: it is a burstable pod, and task old a guaranteed one"; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("error %v, want %q", err, want)
 	}
 }
 

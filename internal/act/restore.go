@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -32,6 +33,9 @@ func Restore(ctx context.Context, root, dir string) (outcomes []Outcome, told []
 	}
 	if err != nil {
 		return nil, nil, err
+	}
+	if j.void > 0 {
+		told = append(told, fmt.Sprintf("%d leases of an earlier boot are void", j.void))
 	}
 	outcomes, err = j.restore(ctx, root)
 	// What cannot be written is no failure: the next to read it finds the old values in place.
@@ -82,7 +86,7 @@ type Groups interface {
 // restorer undoes leases. It lists resctrl once: make one for each occasion.
 type restorer struct {
 	tree   *cgroup.Tree
-	groups Groups // nil: there is no resctrl any more
+	groups Groups // nil: there is no resctrl
 
 	listed   bool // controls and tasks are
 	controls map[string]resctrl.Schemata
@@ -100,7 +104,8 @@ func newRestorer(tree *cgroup.Tree, groups Groups) *restorer {
 // EBUSY).
 func (r *restorer) undoAll(ctx context.Context, leases []*Lease, each func(*Lease, End, error)) {
 	rest := slices.SortedFunc(slices.Values(leases), func(a, b *Lease) int { return bySeq(b, a) })
-	for {
+	widened := false
+	for patience := removalPatience; ; {
 		var (
 			again    []*Lease
 			failures []error
@@ -116,6 +121,19 @@ func (r *restorer) undoAll(ctx context.Context, leases []*Lease, each func(*Leas
 			}
 			each(l, how, nil)
 		}
+		if len(again) > 0 && len(again) == len(rest) && patience > 0 && againLater(again, failures) && ctx.Err() == nil {
+			patience -= removalPace
+			select {
+			case <-ctx.Done():
+			case <-time.After(removalPace):
+			}
+			continue
+		}
+		if len(again) > 0 && len(again) == len(rest) && !widened && ctx.Err() == nil {
+			if widened = true; r.widen(again, failures) {
+				continue
+			}
+		}
 		if len(again) == 0 || len(again) == len(rest) || ctx.Err() != nil {
 			for i, l := range again {
 				each(l, "", failures[i])
@@ -125,6 +143,13 @@ func (r *restorer) undoAll(ctx context.Context, leases []*Lease, each func(*Leas
 		rest = again
 	}
 }
+
+// V1 compares a quota with those of cgroups below that were removed until RCU has done with
+// them (walk_tg_tree_from, kernel/sched/core.c): what it refuses may be possible then.
+const (
+	removalPatience = 100 * time.Millisecond
+	removalPace     = 10 * time.Millisecond
+)
 
 // undo restores what was before one lease, unless it is somebody else's now, or gone.
 func (r *restorer) undo(l *Lease) (End, error) {
@@ -150,20 +175,83 @@ func (r *restorer) undo(l *Lease) (End, error) {
 		return "", err
 	case l.Knob.Equal(now, l.First):
 		return EndRestored, nil
-	case l.Knob.Mixes(now, l.First, l.Old, l.New):
+	case l.Knob.Mixes(now, l.First, l.Old, l.New), now != "" && now == l.widened(l.New):
 	case hiddenWeight(c, l.Knob):
 		// It has no weight to be seen, and none can be set: cpu.idle is to be undone first.
 		return "", fmt.Errorf("%s back to %s: the cgroup is idle: %w", c.File(l.Knob), l.First, syscall.EINVAL)
 	default:
 		return EndForeign, nil
 	}
-	if err := c.Set(l.Knob, l.First); err != nil {
+	if err := setBack(c, l.Knob, l.First); err != nil {
 		if goneFile(err) {
 			return EndGone, nil
 		}
 		return "", fmt.Errorf("%s back to %s: %w", c.File(l.Knob), l.First, err)
 	}
 	return EndRestored, nil
+}
+
+// widen has cpusets that cannot become what they were, because of those below them, which
+// cannot either because of them (v1: EBUSY, EACCES), have both for a moment.
+func (r *restorer) widen(leases []*Lease, failures []error) (done bool) {
+	for i, l := range leases {
+		wide := l.widened(l.New)
+		if wide == "" || !errors.Is(failures[i], syscall.EBUSY) {
+			continue
+		}
+		c, err := r.tree.Control(l.Cgroup)
+		if err != nil {
+			continue // the next look at it tells
+		}
+		done = c.Set(l.Knob, wide) == nil || done
+		_ = c.Close()
+	}
+	return done
+}
+
+// widened is the list of First and another value; "" of what is no list.
+func (l *Lease) widened(value string) string {
+	if l.Knob != cgroup.CPUSetCPUList && l.Knob != cgroup.CPUSetMemList || l.First == "" || value == "" {
+		return ""
+	}
+	set, err := parseSet(l.First + "," + value)
+	if err != nil {
+		return ""
+	}
+	return set.String()
+}
+
+func againLater(leases []*Lease, failures []error) bool {
+	for i, l := range leases {
+		if l.Cgroup != "" && l.Knob == cgroup.CPUMax && errors.Is(failures[i], syscall.EINVAL) {
+			return true
+		}
+	}
+	return false
+}
+
+// setBack sets a knob to what was before. Limits of disks that there are not any more are left
+// out.
+func setBack(c *cgroup.Control, k cgroup.Knob, first string) error {
+	err := c.Set(k, first)
+	if k != cgroup.IOMaxLimits || !errors.Is(err, syscall.ENODEV) {
+		return err
+	}
+	now, err := c.Get(k)
+	if err != nil {
+		return err
+	}
+	var left []string
+	for line := range strings.SplitSeq(first, "\n") {
+		device, _, _ := strings.Cut(line, " ")
+		others := slices.DeleteFunc(strings.Split(now, "\n"), func(l string) bool {
+			return l == "" || strings.HasPrefix(l, device+" ")
+		})
+		if err := c.Set(k, strings.Join(append(others, line), "\n")); !errors.Is(err, syscall.ENODEV) {
+			left = append(left, line) // another error comes again
+		}
+	}
+	return c.Set(k, strings.Join(left, "\n"))
 }
 
 // hiddenWeight says whether a knob is the weight of a cgroup that is idle.
@@ -203,8 +291,10 @@ func (r *restorer) undoResctrl(l *Lease) (End, error) {
 	case c.Kind == resctrl.MoveTask:
 		at, ok := r.tasks[c.Task]
 		switch {
+		case !ok && c.From == "" && !exists && !r.isGroup(before.Group):
+			return EndRestored, nil // where the kernel moved it
 		case !ok && slices.ContainsFunc(l.Cgroups, r.exists):
-			return "", fmt.Errorf("task %s back to group %s: %w", c.Task, resctrl.Name{Control: c.From}, errNoTask)
+			return "", fmt.Errorf("task %s back to group %s: %w", c.Task, resctrl.Name{Control: c.From}, r.whyNot(c.Task))
 		case !ok:
 			return EndGone, nil
 		case at == c.From:
@@ -235,7 +325,23 @@ func (r *restorer) undoResctrl(l *Lease) (End, error) {
 	case err != nil:
 		return "", err
 	}
+	if c.Kind == resctrl.CreateGroup {
+		delete(r.controls, c.Group)
+	}
 	return how, nil
+}
+
+func (r *restorer) isGroup(dir string) bool {
+	_, ok := r.controls[dir]
+	return ok
+}
+
+// whyNot is why a task is not in the list of who has the groups.
+func (r *restorer) whyNot(task string) error {
+	if g, ok := r.groups.(*hostGroups); ok && g.failed[task] != nil {
+		return g.failed[task]
+	}
+	return errNoTask
 }
 
 // exists says whether there is a cgroup of this path.
@@ -298,6 +404,9 @@ type hostGroups struct {
 	err     error
 	cgroups []*cgroup.Group
 	tasks   map[string]*groupTask
+	// failed is why other tasks cannot be moved, and stuck the groups that they are in.
+	failed map[string]error
+	stuck  map[string]bool
 }
 
 // groupTask is one that was moved.
@@ -324,6 +433,9 @@ func (g *hostGroups) open() {
 	}
 	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		g.err = g.resctrl.Claim()
+		if errors.Is(g.err, resctrl.ErrThisProcess) {
+			g.err = nil // what monitors the tasks here finds them wherever they are moved
+		}
 		if !errors.Is(g.err, resctrl.ErrInUse) || time.Since(start) > claimPatience {
 			break
 		}
@@ -353,7 +465,8 @@ func (g *hostGroups) Info() *resctrl.Info {
 // Err is as Groups says.
 func (g *hostGroups) Err() error { g.open(); return g.err }
 
-// Control is as Groups says; tasks are those of the leases that still run.
+// Control is as Groups says; tasks are those of the leases that still run, less those that
+// cannot be moved.
 func (g *hostGroups) Control() (groups []resctrl.ControlGroup, tasks map[string]string, err error) {
 	if g.open(); g.err != nil {
 		return nil, nil, g.err
@@ -366,13 +479,15 @@ func (g *hostGroups) Control() (groups []resctrl.ControlGroup, tasks map[string]
 		return nil, nil, err
 	}
 	g.tasks, tasks = map[string]*groupTask{}, map[string]string{}
+	g.failed, g.stuck = map[string]error{}, map[string]bool{}
 	for _, l := range g.leases {
 		if l.Resctrl == nil || l.Resctrl.Kind != resctrl.MoveTask {
 			continue
 		}
 		t, err := g.watch(l.Cgroups, names)
 		if err != nil {
-			return nil, nil, err
+			g.failed[l.Resctrl.Task], g.stuck[l.Resctrl.Group] = err, true
+			continue
 		}
 		if t != nil {
 			g.tasks[l.Resctrl.Task], tasks[l.Resctrl.Task] = t, t.watch.Name().Control
@@ -454,5 +569,10 @@ func (g *hostGroups) Undo(c resctrl.Change) error {
 	if c.Kind == resctrl.MoveTask {
 		return g.move(c.Task, c.From)
 	}
-	return g.resctrl.Undo(c)
+	err := g.resctrl.Undo(c)
+	if c.Kind == resctrl.CreateGroup && g.stuck[c.Group] && errors.Is(err, syscall.EBUSY) {
+		// The kernel moves whoever is in it to the default group.
+		return g.resctrl.Remove(resctrl.Name{Control: c.Group})
+	}
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -420,8 +421,19 @@ func TestRestoreResctrl(t *testing.T) {
 	groups.close()
 
 	// Another process has resctrl: nothing is undone, all stays leased.
-	busy := open()
-	if err := busy.Err(); err != nil {
+	busy := child(t, "claim")
+	in, err := busy.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := busy.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := busy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
 	a.crash()
@@ -434,7 +446,9 @@ func TestRestoreResctrl(t *testing.T) {
 			t.Errorf("lease %d: %v", o.Seq, o.Err)
 		}
 	}
-	busy.close()
+	if err := errors.Join(in.Close(), busy.Wait()); err != nil {
+		t.Fatal(err)
+	}
 
 	wantEnds(t, a.restore(), EndRestored, EndRestored, EndRestored, EndRestored)
 	if is := read("schemata"); is != before {
@@ -449,6 +463,18 @@ func TestRestoreResctrl(t *testing.T) {
 	for _, tid := range strings.Fields(read("theirs/tasks")) {
 		t.Errorf("thread %s is in another's group", tid)
 	}
+}
+
+// childClaim has resctrl until its standard input ends.
+func childClaim([]string) error {
+	g := &hostGroups{root: "/"}
+	defer g.close()
+	if err := g.Err(); err != nil {
+		return err
+	}
+	fmt.Print("1")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
 }
 
 // TestRestoreResctrlForeign: what somebody else changed or removed since stays so.
@@ -551,6 +577,99 @@ func BenchmarkJournalTake(b *testing.B) {
 		}
 		if err := j.Sync(); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// V1's kernel may still compare with a cgroup below that has just been removed.
+func TestRestoreBesideARemoval(t *testing.T) {
+	parent := hosttest.NewCgroup(t, nil, "parent")
+	a := newAgentStub(t)
+	if a.tree.V1("cpu") == "" {
+		t.Skip("v2 takes any quota")
+	}
+	a.set(parent, cgroup.CPUMax, "50000 100000")
+	a.lease(parent, cgroup.CPUMax, "90000 100000")
+	child := hosttest.NewCgroup(t, parent, "child")
+	a.set(child, cgroup.CPUMax, "80000 100000")
+	removed := make(chan struct{})
+	time.AfterFunc(3*removalPace/2, func() { defer close(removed); child.Remove() })
+	wantEnds(t, a.restore(), EndRestored)
+	<-removed
+	if is := getKnob(t, parent.Path, cgroup.CPUMax); is != "50000 100000" {
+		t.Error(is)
+	}
+}
+
+// A disk that is gone takes its limits along, and not those of the others.
+func TestRestoreWithoutADisk(t *testing.T) {
+	c := hosttest.NewCgroup(t, nil, "disk")
+	device := modelDevice()
+	if device == "" {
+		t.Skip("no disk")
+	}
+	if _, ok := listIOMax(t, c); !ok {
+		t.Skip("no limits of disks")
+	}
+	line := func(device, rbps string) string { return device + " rbps=" + rbps + " wbps=max riops=max wiops=max" }
+	a := newAgentStub(t)
+	a.set(c, cgroup.IOMaxLimits, line(device, "5000000"))
+	a.lease(c, cgroup.IOMaxLimits, line(device, "1000000"))
+	first := line(device, "5000000") + "\n" + line("511:1048575", "7000000")
+	for _, l := range a.Leases() {
+		l.First = first
+		if err := a.record(record{Lease: l}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	wantEnds(t, a.restore(), EndRestored)
+	if is := getKnob(t, c.Path, cgroup.IOMaxLimits); is != line(device, "5000000") {
+		t.Error(is)
+	}
+}
+
+func listIOMax(t *testing.T, c *hosttest.Cgroup) (value string, ok bool) {
+	t.Helper()
+	tree, err := cgroup.FS{Root: "/"}.Tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	control, err := tree.Control(c.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	value, err = control.Get(cgroup.IOMaxLimits)
+	return value, err == nil
+}
+
+// V1: a cpuset that moved in several steps, with one below it, has to come back in one.
+func TestRestoreMovedCpusets(t *testing.T) {
+	hosttest.Need(t, "smp")
+	parent := hosttest.NewCgroup(t, nil, "parent")
+	child := hosttest.NewCgroup(t, parent, "child")
+	a := newAgentStub(t)
+	if a.tree.V1("cpuset") == "" {
+		t.Skip("v2 takes any list")
+	}
+	a.set(child, cgroup.CPUSetCPUList, "0")
+	a.set(parent, cgroup.CPUSetCPUList, "0")
+	for _, list := range []string{"0-1", "1"} {
+		order := []*hosttest.Cgroup{parent, child}
+		if list == "1" {
+			slices.Reverse(order)
+		}
+		for _, c := range order {
+			a.lease(c, cgroup.CPUSetCPUList, list)
+		}
+	}
+	wantEnds(t, a.restore(), EndRestored, EndRestored)
+	for _, c := range []*hosttest.Cgroup{parent, child} {
+		if is := getKnob(t, c.Path, cgroup.CPUSetCPUList); is != "0" {
+			t.Error(is)
 		}
 	}
 }

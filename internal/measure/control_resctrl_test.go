@@ -352,3 +352,49 @@ func TestControlResctrlFewKernel(t *testing.T) {
 	}
 	logged(t, log, "level=ERROR", 0)
 }
+
+// TestControlResctrlForeign: a task that somebody else moves to the default group stays
+// there, and is told to be there, until it is moved again; that the kernel moved it there,
+// with a group that was removed and is made again, does not count.
+func TestControlResctrlForeign(t *testing.T) {
+	dir := hosttest.Resctrl(t, "/L3")
+	m := newTasks(t, everything)
+	c := controlReal(t, m)
+	g := hosttest.NewCgroup(t, nil, "foreign")
+	g.Start("threads 3").Done()
+	of := task(g)
+	read(t, m, of)
+	const gold = "owca-test-gold"
+	createReal(t, m, c, gold, of)
+	do(t, c, resctrl.MoveTask, gold, of.ID)
+	fulls(t, m, of)
+	isIn(t, dir, gold, g)
+
+	for _, tid := range ids(t, filepath.Join(dir, gold, "tasks")) {
+		if err := os.WriteFile(filepath.Join(dir, "tasks"), []byte(fmt.Sprint(tid)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		fulls(t, m, of)
+		isWhere(t, c, of.ID, "")
+		isIn(t, dir, "", g)
+	}
+
+	do(t, c, resctrl.MoveTask, gold, of.ID)
+	fulls(t, m, of)
+	if err := os.Remove(filepath.Join(dir, gold)); err != nil {
+		t.Fatal(err)
+	}
+	createReal(t, m, c, gold, of)
+	do(t, c, resctrl.MoveTask, gold, of.ID)
+	for range 2 {
+		fulls(t, m, of)
+		isWhere(t, c, of.ID, gold)
+		isIn(t, dir, gold, g)
+	}
+	do(t, c, resctrl.MoveTask, "", of.ID)
+	if err := c.Undo(resctrl.Change{Kind: resctrl.CreateGroup, Group: gold}); err != nil {
+		t.Error(err)
+	}
+}

@@ -42,7 +42,7 @@ func (t *Tree) Claim() error {
 		return nil
 	}
 	if err == unix.EWOULDBLOCK {
-		err = fmt.Errorf("%w by %s (%w)", ErrInUse, holder(fd), err)
+		err = fmt.Errorf("%w by %w (%w)", ErrInUse, holder(fd), err)
 	}
 	_ = unix.Close(fd) // read only
 	return &Error{Op: string(opClaim), Path: info, Err: err}
@@ -58,9 +58,10 @@ func (t *Tree) unclaim() {
 	t.claim = -1
 }
 
-// holder names the process that has the lock of a file, for a message.
-func holder(fd int) string {
-	const unknown = "a process that cannot be seen from here"
+// holder names the process that has the lock of a file, for a message; ErrThisProcess if it
+// is this one.
+func holder(fd int) error {
+	unknown := errors.New("a process that cannot be seen from here")
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return unknown
@@ -74,17 +75,17 @@ func holder(fd int) string {
 	case pid == 0:
 		return unknown
 	case pid == os.Getpid():
-		return "this process"
+		return ErrThisProcess
 	}
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if errors.Is(err, os.ErrNotExist) {
 		// It has ended; a child that it forked has the descriptor.
-		return fmt.Sprintf("a child of process %d", pid)
+		return fmt.Errorf("a child of process %d", pid)
 	}
 	if err != nil {
-		return fmt.Sprintf("process %d", pid)
+		return fmt.Errorf("process %d", pid)
 	}
-	return fmt.Sprintf("process %d (%.64q)", pid, bytes.TrimSpace(name))
+	return fmt.Errorf("process %d (%.64q)", pid, bytes.TrimSpace(name))
 }
 
 // parseLocks returns who has the flock of a file in the text of /proc/locks, 0 if

@@ -70,6 +70,7 @@ func TestHostClaim(t *testing.T) {
 	}
 	defer second.Close()
 	wantError(t, second.Claim(), ErrInUse, "by this process")
+	wantError(t, second.Claim(), ErrThisProcess)
 	// A bind mount is the same.
 	dir := t.TempDir()
 	if err := unix.Mount(tree.Mount().Dir, dir, "", unix.MS_BIND, ""); err != nil {

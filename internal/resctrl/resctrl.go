@@ -78,6 +78,9 @@ var (
 	ErrLimbo = fmt.Errorf("%w: some wait for their cache lines to be evicted", ErrNoRMID)
 	// ErrInUse: another process has claimed it ([Tree.Claim]).
 	ErrInUse = errors.New("in use")
+	// ErrThisProcess is with ErrInUse where it is another Tree of this process that has the
+	// claim.
+	ErrThisProcess = errors.New("this process")
 	// ErrReadBack: what was to be written was, only what is in effect now is not known.
 	ErrReadBack = errors.New("written, but not read back")
 )

@@ -437,9 +437,11 @@ type Followed struct {
 // A task in a control group that neither Move put it in nor is ours stays there: when
 // most threads are, its monitoring group moves to it, and the others do. Single
 // ones are Foreign, and so are those in a monitoring group of somebody else, until
-// they are back in a control group itself. A thread in the default group is taken,
-// whoever moved it there, and so is one in a control group of ours that the task is not
-// in, however many there are: they come from the cgroup of another task.
+// they are back in a control group itself. A thread in the default group is taken, as
+// those that come from elsewhere are there, and so is one in a control group of ours
+// that the task is not in, however many there are: they come from the cgroup of another
+// task. Only when a full pass finds all threads in the default group, most of which were
+// in the task's control group before, has somebody moved the task: it stays there.
 //
 // An error is one of threads, which is returned as it is, or tells what could not be
 // done; the rest was done. fs.ErrPermission where /proc hides threads of others (see
@@ -537,8 +539,9 @@ func (w *Watch) pass(full bool) (again bool, moved int, err error) {
 	if w.name.Monitor == "" && w.name.Control != "" && w.placedHere() {
 		w.stray = tidsWithout(w.stray, w.known, w.list)
 	}
-	look := false
+	look, stayed := false, 0
 	if full {
+		stayed = countCommon(w.list, w.known) - countCommon(w.list, w.foreign) - countCommon(w.list, w.refused)
 		w.unknown = append(w.unknown[:0], w.list...)
 		w.foreign, w.refused = w.foreign[:0], w.refused[:0]
 		look = w.name.Monitor != "" && (w.looks <= 0 || len(w.unknown) > locateFew)
@@ -588,7 +591,13 @@ func (w *Watch) pass(full bool) (again bool, moved int, err error) {
 		}
 	}
 	home, n := votes.most()
-	if home != w.name.Control && 2*n > len(w.list)-ended && (foreignControl(home) || home == "" && !w.placed) {
+	alive := len(w.list) - ended
+	expelled := home == "" && home != w.name.Control && w.placed && n == alive && 2*stayed > alive
+	if expelled && w.gone() {
+		w.forget()
+		return false, 0, errors.Join(err, ErrGone) // it was the kernel
+	}
+	if home != w.name.Control && 2*n > alive && (foreignControl(home) || home == "" && !w.placed || expelled) {
 		w.stray = w.stray[:0] // the next full pass looks for them, there
 		w.looks = 0
 		movingErr := w.moveTo(home)
@@ -856,6 +865,19 @@ func tidsWithout(buf, a, b []int) []int {
 		}
 	}
 	return buf
+}
+
+// countCommon is how many are in both a and b, sorted.
+func countCommon(a, b []int) (n int) {
+	for _, tid := range a {
+		for len(b) > 0 && b[0] < tid {
+			b = b[1:]
+		}
+		if len(b) > 0 && b[0] == tid {
+			n++
+		}
+	}
+	return n
 }
 
 // tidsCommon appends what is in both a and b, sorted, to buf, which may be a[:0].

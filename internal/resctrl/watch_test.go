@@ -84,6 +84,9 @@ func TestTidsSets(t *testing.T) {
 	if got := tidsCommon(nil, a, b); !slices.Equal(got, []int{2, 9}) {
 		t.Errorf("common: %v", got)
 	}
+	if got := countCommon(a, b); got != 2 {
+		t.Errorf("count: %d", got)
+	}
 	if got := tidsCommon(a[:0], a, b); !slices.Equal(got, []int{2, 9}) {
 		t.Errorf("common in place: %v", got)
 	}
@@ -621,6 +624,65 @@ func TestWatchMove(t *testing.T) {
 	}
 }
 
+// Somebody moves all threads of a task to the default group: it stays there until the next
+// Move. Some of them, or new ones that are there, are taken.
+func TestWatchForeignDefault(t *testing.T) {
+	for _, monitored := range []bool{true, false} {
+		t.Run(fmt.Sprintf("monitored=%t", monitored), func(t *testing.T) {
+			h := newWatchHost(t, "/MB")
+			if monitored {
+				hosttest.Need(t, "resctrl/L3_MON")
+			}
+			h.mkdir("owca-gold")
+			c := hosttest.NewCgroup(t, nil, "foreign")
+			first := c.Start("threads 4")
+			first.Done()
+			w, list := h.watchOnly(h.tree, c)
+			if monitored {
+				h.monitor(w)
+			}
+			h.follow(w, list, true)
+			isAt := func(group string) {
+				t.Helper()
+				if w.Name().Control != group {
+					t.Errorf("in %s, want it in group %q", w.Name(), group)
+				}
+				for _, tid := range watchTids(t, watchThreads(t, c)) {
+					if at, err := h.tree.Locate(tid); err != nil || at != w.Name() {
+						t.Errorf("thread %d in %s (%v), want %s", tid, at, err, w.Name())
+					}
+				}
+			}
+			for range 2 {
+				if err := w.Move("owca-gold", list); err != nil {
+					t.Fatal(err)
+				}
+				h.follow(w, list, true)
+				all := watchTids(t, watchThreads(t, c))
+				h.put("", all[:len(all)-1]...)
+				h.follow(w, list, true)
+				isAt("owca-gold")
+
+				h.put("", watchTids(t, watchThreads(t, c))...)
+				h.follow(w, list, true)
+				h.follow(w, list, true)
+				isAt("")
+			}
+
+			// Those of a group that was removed are there, too, and new ones as well.
+			if err := w.Move("owca-gold", list); err != nil {
+				t.Fatal(err)
+			}
+			first.Kill()
+			p := c.Start("threads 4")
+			p.Done()
+			h.put("", watchTids(t, watchThreads(t, c))...)
+			h.follow(w, list, true)
+			isAt("owca-gold")
+		})
+	}
+}
+
 // Threads in the group that are not the task's.
 func TestWatchStrangers(t *testing.T) {
 	for _, n := range []int{locateFew / 4, locateFew + 1} {
@@ -775,8 +837,8 @@ func TestWatchRestartPlaced(t *testing.T) {
 			}
 			name, threads := w.Name(), watchTids(t, watchThreads(t, c))
 			for range 2 {
-				h.put("", threads...)
-				wantFollowed(t, h.follow(w, list, true), Followed{Threads: len(threads), Moved: len(threads), Stable: true})
+				h.put("", threads[1:]...) // all of them would be the task
+				wantFollowed(t, h.follow(w, list, true), Followed{Threads: len(threads), Moved: len(threads) - 1, Stable: true})
 				if w.Name() != name {
 					t.Fatalf("%s, want %s", w.Name(), name)
 				}

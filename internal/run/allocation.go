@@ -293,27 +293,25 @@ func (g *leasedGroups) add(lease *act.Lease) {
 }
 
 // describeGroups appends what tasks have by the groups that are leased, and by those that
-// they were moved to.
+// they were moved to. It asks for these only: a list of all groups takes the kernel a look
+// at all threads for each.
 func (l *Loop) describeGroups(control *measure.Control, leased *leasedGroups) {
-	groups, of, err := control.Control()
-	if err != nil {
-		return // is told by who acts
-	}
-	index := make(map[string]int, len(groups))
-	for i := range groups {
-		index[groups[i].Name] = i
-	}
-	for _, id := range slices.Sorted(maps.Keys(of)) {
-		group := of[id]
-		i, ok := index[group]
-		if !ok || !leased.tasks[owca.TaskID(id)] && !leased.names[group] {
+	schemata := once(control.Schemata)
+	for i := range l.snapshot.Tasks {
+		t := &l.snapshot.Tasks[i]
+		group, ok := control.Where(t.ID)
+		if !ok || !leased.tasks[t.ID] && !leased.names[group] {
 			continue
 		}
-		own := map[string]string{"allocation_type": string(owca.RDTGroup), "task": id, "group_name": group}
-		if t := l.task(owca.TaskID(id)); t != nil && len(t.Cgroups) > 0 {
+		lines, err := schemata(group)
+		if err != nil {
+			continue // is told by who acts, and at the next look it is another group
+		}
+		own := map[string]string{"allocation_type": string(owca.RDTGroup), "task": string(t.ID), "group_name": group}
+		if len(t.Cgroups) > 0 {
 			own["container_name"] = t.Cgroups[0]
 		}
-		for _, line := range groups[i].Schemata {
+		for _, line := range lines {
 			delete(own, "resource")
 			switch line.Resource {
 			case "L3", "MB":
@@ -335,5 +333,22 @@ func (l *Loop) describeGroups(control *measure.Control, leased *leasedGroups) {
 				}
 			}
 		}
+	}
+}
+
+// once returns a function that calls f once for each argument.
+func once[T any](f func(string) (T, error)) func(string) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	known := map[string]result{}
+	return func(of string) (T, error) {
+		r, ok := known[of]
+		if !ok {
+			r.value, r.err = f(of)
+			known[of] = r
+		}
+		return r.value, r.err
 	}
 }

@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -275,5 +276,76 @@ func TestPlan(t *testing.T) {
 	report, err = New(measure.Open("/"), act.New("/"), Build{}, nil).Plan(t.Context(), r)
 	if err == nil || len(report.Changes) != 0 {
 		t.Errorf("a plan that is invalid has the error %v and changes %v", err, report.Changes)
+	}
+}
+
+// TestSuccession: what an allocator decided that is another one since a reload, by its name
+// the same, is given back with the first thing that its successor decides.
+func TestSuccession(t *testing.T) {
+	c := newLimited(t, "succession")
+	before := c.quota(t)
+	first := func(context.Context, *owca.Snapshot) (owca.Decision, error) { return quota("t", 0.25), nil }
+	nothing := func(context.Context, *owca.Snapshot) (owca.Decision, error) { return owca.Decision{}, nil }
+	// then calls f once, and decides nothing afterwards.
+	then := func(f func() (owca.Decision, error)) func(context.Context, *owca.Snapshot) (owca.Decision, error) {
+		called := false
+		return func(context.Context, *owca.Snapshot) (owca.Decision, error) {
+			if called {
+				return owca.Decision{}, nil
+			}
+			called = true
+			return f()
+		}
+	}
+	once := func(name string) Allocator {
+		return allocator(name, then(func() (owca.Decision, error) { return quota("t", 0.25), nil }))
+	}
+	same, one, another := once("A"), once("A"), allocator("B", nothing)
+	renamed := func(name string, a Allocator) Allocator { return Allocator{name, a.Allocator} }
+	for _, tc := range []struct {
+		name     string
+		old, now []Allocator
+		kept     int // ticks in which it is still limited
+	}{
+		{"the same", []Allocator{same}, []Allocator{same}, 3},
+		{"decides nothing", []Allocator{allocator("A", first)}, []Allocator{allocator("A", nothing)}, 0},
+		{"decides what is invalid", []Allocator{allocator("A", first)}, []Allocator{allocator("A", then(func() (owca.Decision, error) {
+			return quota("nobody", 0.25), nil
+		}))}, 1},
+		{"decides what is invalid beside another one", []Allocator{allocator("A", first)}, []Allocator{another, allocator("A", then(func() (owca.Decision, error) {
+			return quota("t", math.NaN()), nil
+		}))}, 1},
+		{"fails", []Allocator{allocator("A", first)}, []Allocator{allocator("A", then(func() (owca.Decision, error) {
+			return owca.Decision{}, errors.New("no model")
+		}))}, 1},
+		{"panics", []Allocator{allocator("A", first)}, []Allocator{allocator("A", then(func() (owca.Decision, error) { panic("a bug") }))}, 1},
+		{"has another name", []Allocator{allocator("A", first)}, []Allocator{allocator("C", nothing)}, 0},
+		{"has the other's name", []Allocator{one, another}, []Allocator{renamed("B", one), renamed("A", another)}, 0},
+		{"none", []Allocator{allocator("A", first)}, nil, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := runner(c.node(), time.Minute)
+			r.Act = acts(t)
+			r.Allocators = tc.old
+			l := startActor(t, r.Act)
+			l.adopt(r)
+			defer func() {
+				if err := l.close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			l.tick(t.Context(), time.Now())
+			if c.quota(t) == before {
+				t.Fatalf("nothing has changed: %v", l.stages[stageAct].err)
+			}
+			r.Allocators = tc.now
+			l.retire(l.adopt(r))
+			for i := range 3 {
+				l.tick(t.Context(), time.Now())
+				if limited := c.quota(t) != before; limited != (i < tc.kept) {
+					t.Errorf("tick %d: limited %v", i, limited)
+				}
+			}
+		})
 	}
 }

@@ -270,6 +270,10 @@ func (l *Loop) recruit(r *Runner) (left []*component) {
 		}
 		return fresh
 	}
+	before := make(map[string]any, len(l.allocators))
+	for _, c := range l.allocators {
+		before[c.name] = c.of
+	}
 	l.detectors, l.allocators = nil, nil
 	for _, d := range r.Detectors {
 		l.detectors = append(l.detectors, keep(d.Detector, newDetector(d)))
@@ -277,7 +281,7 @@ func (l *Loop) recruit(r *Runner) (left []*component) {
 	for _, a := range r.Allocators {
 		c := keep(a.Allocator, newAllocator(a))
 		// Another one of that name does not know what its predecessor decided.
-		if slices.ContainsFunc(left, func(old *component) bool { return old.name == c.name }) {
+		if of, ok := before[c.name]; ok && of != c.of {
 			l.acting.succeeded = append(l.acting.succeeded, c.name)
 		}
 		l.allocators = append(l.allocators, c)

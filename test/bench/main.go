@@ -5,9 +5,9 @@
 //
 // Each figure is a line "bench NAME VALUE UNIT" on stdout and in a file.
 // docs/performance.md says what they mean. With -perf they are only those of
-// counting events, with -act only those of deciding and acting. With -soak it runs the program under fork and cgroup churn
-// instead, and tells whether what it holds grows; with both, it counts in cgroups
-// that come and go.
+// counting events, with -act only those of deciding and acting. With -soak it
+// runs the program under fork and cgroup churn instead, and tells whether what it
+// holds grows; with both, it counts in cgroups that come and go.
 package main
 
 import (

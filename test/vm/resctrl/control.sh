@@ -12,7 +12,7 @@ rule() { echo "    - {task_id: /$1, allocations: {rdt: {name: $2, l3: 'L3:0=$3;1
 allocate() {
 	configure "$@" "state_dir: $tmp/state" 'allocator: !StaticAllocator' '  rules:' \
 		"$(rule gold latency 7f0 100)" "$(rule silver batch 3 20)" "$(rule bronze batch 3 20)"
-	sed -i 's/!MeasurementRunner/!AllocationRunner/' owca.yaml
+	sed -i 's/!MeasurementRunner/!AllocationRunner/; s/interval: .*/interval: 200ms/' owca.yaml
 }
 schemata() { tr -d ' ' <"$fs/$1/schemata" | sort | paste -sd ' '; }
 # show: each group with what it may use, and the tasks of which threads are in it.
@@ -64,14 +64,23 @@ echo "it has stopped:"
 show
 no_errors
 
-# Killed: the guardian undoes it.
+# Killed: the guardian undoes it. In machines that are slow, by how much is said by how
+# long the program takes to start.
 start
 eventually in_effect || fail "not as the rules say: $(show)"
-killed=$(cut -d' ' -f1 /proc/uptime)
+now() { cut -d' ' -f1 /proc/uptime; }
+killed=$(now)
 kill -KILL $agent
+while [ -e $fs/owca-batch ] || [ -e $fs/owca-latency ]; do
+	awk "BEGIN { exit !($(now) - $killed < 60) }" || fail "after it was killed: $(show)"
+	usleep 10000
+done
+took=$(awk "BEGIN { print $(now) - $killed }")
 wait $agent || :
 eventually undone || fail "after it was killed: $(show)"
-echo "it was killed, and $(awk "{ print \$1 - $killed }" /proc/uptime) s later:"
+begun=$(now)
+$owca version >/dev/null
+echo "it was killed, and $took s later (owca version takes $(awk "BEGIN { print $(now) - $begun }") s):"
 show
 
 # Killed without a guardian: owca restore does.
@@ -80,11 +89,11 @@ start
 eventually in_effect || fail "not as the rules say: $(show)"
 kill -KILL $agent
 wait $agent || :
-eventually in_effect || fail "changed by nobody: $(show)"
+in_effect || fail "changed by nobody: $(show)"
 $owca restore --state-dir $tmp/state || fail "owca restore"
 eventually undone || fail "after owca restore: $(show)"
 
-# Somebody else's change stays, and so does the group, which is theirs now.
+# Somebody else's change stays as long as anybody is in the group.
 start
 eventually in_effect || fail "not as the rules say: $(show)"
 echo 'MB:0=70;1=70' >$fs/owca-batch/schemata
@@ -92,29 +101,23 @@ eventually grep -q 'somebody else changed.*owca-batch' agent.err || fail "does n
 theirs='L3:0=003;1=003 MB:0=70;1=70'
 [ "$(schemata owca-batch)" = "$theirs" ] || fail "fights: $(show)"
 stop
-back() { holds $fs gold && holds $fs silver && holds $fs bronze; }
-eventually back || fail "after it has stopped: $(show)"
-echo "somebody else changed a group, and the agent has stopped:"
-show
-[ "$(schemata owca-batch)" = "$theirs" ] || fail "the change of somebody else has gone: $(show)"
-rmdir $fs/owca-batch
-eventually undone || fail "after the group was removed: $(show)"
+eventually undone || fail "somebody else changed a group, and after the agent has stopped: $(show)"
 
-# Kept for the next agent, whose rules are the same.
+# Kept for the next agent, whose rules are the same, and which gives it back.
 allocate 'on_exit: keep'
 start
 eventually in_effect || fail "not as the rules say: $(show)"
 stop
-eventually in_effect || fail "not kept: $(show)"
+in_effect || fail "not kept: $(show)"
 start
 begun
 spin silver
 eventually in_effect || fail "a new process of silver is not in its group: $(show)"
-stop
-allocate
-start
-begun
-eventually in_effect || fail "not as the rules say: $(show)"
+echo "kept, by the next agent:"
+show
+sed -i 's/on_exit: keep/on_exit: restore/' owca.yaml
+kill -HUP $agent
+eventually grep -q 'configuration reloaded' agent.err || fail "no reload"
 stop
 eventually undone || fail "after it has stopped: $(show)"
 umount $fs
