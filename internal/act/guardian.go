@@ -39,7 +39,6 @@ type Guardian struct {
 	dismissed bool
 	cmd       *exec.Cmd // that runs; nil in a pause
 	pipe      *os.File
-	started   time.Time
 	last      error // how the last one ended, or why it could not be started
 }
 
@@ -77,7 +76,7 @@ func (g *Guardian) start() error {
 		_ = w.Close() // nothing was written
 		return fmt.Errorf("guardian: %w", err)
 	}
-	g.cmd, g.pipe, g.started = cmd, w, time.Now()
+	g.cmd, g.pipe = cmd, w
 	return nil
 }
 
@@ -87,20 +86,14 @@ func (g *Guardian) keep() {
 	pause := guardianPause
 	for {
 		g.mu.Lock()
-		cmd, pipe, started := g.cmd, g.pipe, g.started
+		cmd, pipe := g.cmd, g.pipe
 		g.mu.Unlock()
 		if cmd != nil {
+			started := time.Now()
 			err := cmd.Wait()
-			g.mu.Lock()
 			_ = pipe.Close() // nobody reads it
-			switch g.cmd = nil; {
-			case err != nil:
-				g.last = fmt.Errorf("guardian: %w", err)
-			case g.dismissed:
-				g.last = nil
-			default:
-				g.last = errors.New("guardian: it ended by itself")
-			}
+			g.mu.Lock()
+			g.cmd, g.last = nil, err
 			g.mu.Unlock()
 			if time.Since(started) > guardianMaxPause {
 				pause = guardianPause
@@ -127,14 +120,10 @@ func (g *Guardian) Alive() bool {
 	return g.cmd != nil
 }
 
-// Err returns how the last one ended that did, or why it could not be started; nil when
-// another one has run for a minute since, so that one that ends time and again is one error.
+// Err returns how the last one ended that did, or why it could not be started.
 func (g *Guardian) Err() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.cmd != nil && time.Since(g.started) > guardianMaxPause {
-		return nil
-	}
 	return g.last
 }
 
