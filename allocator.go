@@ -8,6 +8,8 @@ type Allocator interface {
 	// decided before. The Snapshot and all in it is only to be read, and only until
 	// Allocate returns. A call that takes longer than the tick is not waited for: ctx
 	// ends, its result is dropped, and there is no other call before it has returned.
+	// An error is logged and counted; a Decision beside it holds if its Allocations are
+	// not nil, otherwise it is dropped, and what was decided before stays.
 	Allocate(context.Context, *Snapshot) (Decision, error)
 }
 

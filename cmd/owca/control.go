@@ -311,12 +311,13 @@ func allocatable(root string) (*resctrl.Info, error) {
 
 // actorHint says what to do so that limits can be set.
 func actorHint(err error, dir string) string {
+	var kernel *fs.PathError // not what the agent itself refuses, which says what to do
 	switch {
 	case errors.Is(err, act.ErrHeld):
 		return ", or give this one a state_dir of its own, and other tasks"
 	case errors.Is(err, act.ErrNewer):
 		return ": let that version restore (owca restore), or move the journal away, and what it changed stays"
-	case errors.Is(err, fs.ErrPermission):
+	case errors.As(err, &kernel) && errors.Is(kernel, fs.ErrPermission):
 		return ": setting limits needs root or CAP_DAC_OVERRIDE, and " + dir + " must be writable: StateDirectory=owca in a unit, or state_dir; dry_run: true changes nothing"
 	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return ": without a journal nothing is changed; name another state_dir"

@@ -36,12 +36,16 @@ func TestLimitText(t *testing.T) {
 		{cgroup.CPUIdleFlag, "1", "on"},
 		{cgroup.CPUSetCPUList, "", "as the parent"},
 		{cgroup.CPUSetCPUList, "0-3", "0-3"},
-		{cgroup.MemoryHighLimit, "2147483648", "2.0G"},
+		{cgroup.MemoryHighLimit, "2147483648", "2Gi"},
 		{cgroup.MemoryHighLimit, "max", "no limit"},
 		{cgroup.MemoryLowLimit, "max", "max"},
 		{cgroup.MemoryLowLimit, "0", "0"},
 		{cgroup.IOMaxLimits, "", "no limit"},
-		{cgroup.IOMaxLimits, "8:0 rbps=max wbps=52428800 riops=max wiops=max\n8:16 rbps=max wbps=max riops=100 wiops=max\n", "8:0 wbps=50M, 8:16 riops=100"},
+		{cgroup.IOMaxLimits, "8:0 rbps=max wbps=52428800 riops=max wiops=max\n8:16 rbps=max wbps=max riops=100 wiops=max\n", "8:0 wbps=50Mi, 8:16 riops=100"},
+		{cgroup.IOMaxLimits, "8:0 rbps=1000000 wbps=1024 riops=max wiops=20000\n", "8:0 rbps=1M wbps=1024 wiops=20000"},
+		{cgroup.MemoryHighLimit, "1999998976", "1.863Gi"},
+		{cgroup.MemoryHighLimit, "9223372036854771712", "8.388e+06Ti"},
+		{cgroup.MemoryLowLimit, "10240", "10Ki"},
 	} {
 		if got := limitText(tc.knob, tc.value); got != tc.want {
 			t.Errorf("%v %q: %q, want %q", tc.knob, tc.value, got, tc.want)

@@ -12,11 +12,13 @@ import (
 
 	"github.com/owca-project/owca/internal/act"
 	"github.com/owca-project/owca/internal/cgroup"
+	"github.com/owca-project/owca/internal/config"
 	"github.com/owca-project/owca/internal/resctrl"
 )
 
 type leasesCommand struct {
 	StateDir string `placeholder:"DIR" help:"state_dir of the agent (default: $STATE_DIRECTORY, or /var/lib/owca)."`
+	Config   string `short:"c" placeholder:"FILE" help:"Configuration file of the agent, for its state_dir."`
 	JSON     bool   `help:"Print a JSON object: state_dir, holder, leases."`
 	HostRoot string `default:"/" placeholder:"DIR" help:"Where the root of the host is mounted, as in a container (default: /)."`
 }
@@ -39,7 +41,10 @@ const (
 )
 
 func (c *leasesCommand) Run(io stdio) error {
-	dir := stateDir(c.StateDir)
+	dir, err := stateDirFor(c.StateDir, c.Config)
+	if err != nil {
+		return err
+	}
 	leases, holder, told, err := act.ReadJournal(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // then nobody ever changed anything
@@ -68,6 +73,34 @@ func (c *leasesCommand) Run(io stdio) error {
 		return fmt.Errorf("writing the leases: %w", err)
 	}
 	return nil
+}
+
+// stateDirFor is where the journal is that a command is about: as named, or as a
+// configuration says. One that is named is there, or somebody mistyped it.
+func stateDirFor(named, file string) (string, error) {
+	switch {
+	case named != "" && file != "":
+		return "", &exitError{exitUsage, errors.New("--state-dir and --config both tell the state_dir: expected one of them")}
+	case named != "":
+		if _, err := os.Stat(named); errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("there is no state_dir %s: no agent that changes anything was started with it", named)
+		}
+	case file != "":
+		data, err := config.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		c, err := decode(data, file, nil, nil, nil, func(config.Problem) {})
+		if err != nil {
+			return "", err
+		}
+		r, ok := c.Runner.(*allocationRunner)
+		if !ok {
+			return "", fmt.Errorf("%s: its runner has no allocator, and so no state_dir: expected !AllocationRunner", file)
+		}
+		named = r.StateDir
+	}
+	return stateDir(named), nil
 }
 
 // leaseState is what the host says of a lease.
@@ -125,13 +158,14 @@ func (r *leaseReader) state(l *act.Lease) leaseState {
 		return unread(err)
 	}
 	defer control.Close()
-	if control.ID() != l.ID {
-		return leaseState{state: leaseGone}
-	}
 	value, err := control.Get(l.Knob)
 	switch {
+	case errors.Is(err, errors.ErrUnsupported): // the controller, or its directory, was taken away
+		return leaseState{state: leaseGone}
 	case err != nil:
 		return unread(err)
+	case control.ID(l.Knob) != l.ID:
+		return leaseState{state: leaseGone}
 	case l.Knob.Equal(value, l.New):
 		return leaseState{state: leaseHeld, value: value}
 	}
@@ -240,7 +274,7 @@ func unread(err error) leaseState {
 func appendLeases(b []byte, dir string, holder act.Holder, leases []act.Lease, states []leaseState, now time.Time) []byte {
 	switch {
 	case len(leases) == 0 && holder.PID == 0:
-		return fmt.Appendf(b, "owca holds no limit, and no agent that sets any is running (%s)\n", appendClean(nil, dir))
+		return fmt.Appendf(b, "owca holds no limit by %s, and no agent that sets any is running with it\n", appendClean(nil, dir))
 	case len(leases) == 0:
 		return fmt.Appendf(b, "owca (pid %d) holds no limit (%s)\n", holder.PID, appendClean(nil, dir))
 	}
@@ -314,6 +348,7 @@ func newLeasesJSON(dir string, holder act.Holder, leases []act.Lease, states []l
 
 type restoreCommand struct {
 	StateDir string `placeholder:"DIR" help:"state_dir of the agent (default: $STATE_DIRECTORY, or /var/lib/owca)."`
+	Config   string `short:"c" placeholder:"FILE" help:"Configuration file of the agent, for its state_dir."`
 	JSON     bool   `help:"Print a JSON array of what became of each lease."`
 	HostRoot string `default:"/" placeholder:"DIR" help:"Where the root of the host is mounted, as in a container (default: /)."`
 }
@@ -327,7 +362,10 @@ Exit code 0 if nothing is left to restore, 1 otherwise.`
 }
 
 func (c *restoreCommand) Run(ctx context.Context, io stdio) error {
-	dir := stateDir(c.StateDir)
+	dir, err := stateDirFor(c.StateDir, c.Config)
+	if err != nil {
+		return err
+	}
 	outcomes, told, err := act.Restore(ctx, c.HostRoot, dir)
 	for _, t := range told {
 		fmt.Fprintf(io.err, "owca: %s\n", t)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 	"time"
@@ -43,7 +44,7 @@ func limitText(k cgroup.Knob, value string) string {
 		}
 	case cgroup.MemoryHighLimit, cgroup.MemoryLowLimit:
 		if n, ok := number(value); ok {
-			return string(appendBytes(nil, float64(n)))
+			return sizeText(n)
 		}
 		if value == "max" && k == cgroup.MemoryHighLimit {
 			return "no limit"
@@ -69,7 +70,7 @@ func ioText(value string) string {
 		for i, field := range strings.Fields(line) {
 			name, text, _ := strings.Cut(field, "=")
 			if n, err := strconv.ParseUint(text, 10, 64); err == nil && strings.HasSuffix(name, "bps") {
-				field = name + "=" + string(appendBytes(nil, float64(n)))
+				field = name + "=" + sizeText(n)
 			}
 			if i == 0 || text != "max" {
 				kept = append(kept, field)
@@ -78,6 +79,32 @@ func ioText(value string) string {
 		devices = append(devices, strings.Join(kept, " "))
 	}
 	return strings.Join(devices, ", ")
+}
+
+// sizeText is a number of bytes as a configuration takes it, where that is short: "50M",
+// "2Gi", "1500". Otherwise it is rounded: "1.863Gi".
+func sizeText(n uint64) string {
+	const short = 10000
+	if n < short {
+		return strconv.FormatUint(n, 10)
+	}
+	best, about := "", ""
+	for _, units := range []struct {
+		base  uint64
+		names []string
+	}{{1000, []string{"k", "M", "G", "T"}}, {1024, []string{"Ki", "Mi", "Gi", "Ti"}}} {
+		unit := uint64(1)
+		for _, name := range units.names {
+			if unit *= units.base; unit > n {
+				break
+			}
+			about = strconv.FormatFloat(float64(n)/float64(unit), 'g', 4, 64) + name
+			if text := strconv.FormatUint(n/unit, 10) + name; n%unit == 0 && n/unit < short && (best == "" || len(text) < len(best)) {
+				best = text
+			}
+		}
+	}
+	return cmp.Or(best, about)
 }
 
 func microseconds(us uint64) string {

@@ -13,6 +13,26 @@ type rulesFile struct {
 	Rules []decide.Rule `yaml:"rules" help:"Rules; later ones win."`
 }
 
+// isRules says whether a file is one of rules and no configuration: a list, or a mapping with
+// rules and without a runner.
+func isRules(text []byte) bool {
+	rules := false
+	for line := range strings.Lines(string(text)) {
+		switch trimmed := strings.TrimSpace(line); {
+		case trimmed == "" || trimmed[0] == '#' || trimmed == "---":
+		case strings.HasPrefix(line, "runner:"):
+			return false
+		case strings.HasPrefix(line, "rules:"):
+			rules = true
+		case !rules && (trimmed[0] == '-' || trimmed[0] == '['):
+			return true
+		case !rules && line[0] != ' ' && line[0] != '\t':
+			// Another field: rules may come yet.
+		}
+	}
+	return rules
+}
+
 // parseRules decodes a file of rules: a list, as the original's, or a mapping with the
 // field rules. It is as strict as a configuration.
 func parseRules(name string, text []byte) ([]decide.Rule, error) {

@@ -133,6 +133,7 @@ AmbientCapabilities= or from the container runtime:
   CAP_BPF           performance counters of many tasks at little cost
   CAP_DAC_OVERRIDE  cache and memory bandwidth monitoring: make resctrl groups
   CAP_SETUID        and put other users' tasks into them
+  CAP_SYS_NICE      with an allocator: a nice value that keeps a busy host from starving the agent
 With an allocator, CAP_DAC_OVERRIDE is also what setting limits of cgroups needs.
 To run as root all the same, say --root (-0)`
 

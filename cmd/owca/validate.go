@@ -1,21 +1,32 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
+	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/internal/config"
+	"github.com/owca-project/owca/internal/decide"
 )
 
 type validateCommand struct {
-	Files []string `arg:"" name:"file" help:"Configuration files."`
+	Files []string `arg:"" name:"file" help:"Configuration files, and files of rules."`
+}
+
+// Help is what --help says beyond the flags.
+func (*validateCommand) Help() string {
+	return `A file of rules, as config of a StaticAllocator names one, is a list, or a mapping with the field rules. The one that a
+configuration names is checked along with it, if it is there.`
 }
 
 // Run checks all files, whatever is wrong with the first.
-func (c *validateCommand) Run(io stdio) error {
+func (c *validateCommand) Run(ctx context.Context, io stdio) error {
 	bad := 0
 	for _, name := range c.Files {
-		if err := validate(io, name); err != nil {
+		if err := validate(ctx, io, name); err != nil {
 			bad++
 			var problems config.Errors
 			if errors.As(err, &problems) {
@@ -33,10 +44,13 @@ func (c *validateCommand) Run(io stdio) error {
 	return nil
 }
 
-func validate(io stdio, name string) error {
+func validate(ctx context.Context, io stdio, name string) error {
 	data, err := config.ReadFile(name)
 	if err != nil {
 		return err
+	}
+	if isRules(data) {
+		return checkRules(name, data)
 	}
 	warn := func(line int, what string) { fmt.Fprintf(io.err, "%s:%d: warning: %s\n", name, line, what) }
 	c, err := decode(data, name, nil, nil, nil, func(p config.Problem) { warn(p.Line, p.Path+": "+p.What) })
@@ -48,6 +62,32 @@ func validate(io stdio, name string) error {
 	}
 	for _, m := range c.missing() {
 		warn(m.line, m.what)
+	}
+	var errs []error
+	for _, p := range c.parts {
+		s, ok := p.Value.(*decide.Static)
+		if !ok || s.Config == nil {
+			continue
+		}
+		if _, err := os.Stat(*s.Config); errors.Is(err, fs.ErrNotExist) {
+			warn(p.Line, "$."+p.Tag+".config: there is no file "+*s.Config+": until there is, it has no rules")
+			continue
+		}
+		errs = append(errs, s.Start(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// checkRules checks a file of rules as the allocator does.
+func checkRules(name string, data []byte) error {
+	s := decide.NewStatic(parseRules)
+	rules, err := parseRules(name, data)
+	if err != nil {
+		return err
+	}
+	s.Rules = rules
+	if _, err := s.Allocate(context.Background(), &owca.Snapshot{}); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }

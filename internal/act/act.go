@@ -33,7 +33,7 @@ type Change struct {
 	Kind   owca.AllocationKind
 	Owner  string // the allocator
 	Reason string
-	ID     string // [cgroup.Control.ID] of Cgroup
+	ID     string // [cgroup.Control.ID] of Cgroup and Knob
 
 	// Old is the value before, and New what will be in effect, in the form of the Knob; of
 	// a Release New is the value from before the lease. Of resctrl they are for people:

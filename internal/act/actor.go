@@ -63,6 +63,7 @@ type Actor struct {
 	groups     Groups
 	rdt        groupsState
 	weighed    bool // the agent's own weight was raised, or cannot be
+	reniced    bool // its nice value was lowered
 
 	views    map[owca.TaskID]*view
 	seen     uint64  // the generation of views
@@ -74,22 +75,27 @@ type Actor struct {
 	unlisted int         // how many are of a task that is not listed
 	turn     int         // in order: the next to be looked at
 	leases   map[Target]*Lease
-	// succeeded are owners whose successors have not decided yet.
-	succeeded []string
+	owners   []string // in the order of their ranks
+	unheard  bool     // some votes may be
 
-	tick   uint64
-	fresh  map[decisionKey]candidate // scratch of Apply, as the next
-	wanted []Wanted
-	asked  []*standing
-	state  *State   // of the last plan
-	dryRun []Change // the plan that was logged
-	told   map[string]string
-	dirty  bool // the journal has something to write
+	tick    uint64
+	decided []Decided // in this tick
+	drops   []Drop
+	hidden  []Wanted                  // see checkHidden
+	fresh   map[decisionKey]candidate // scratch of Apply, as the next
+	wanted  []Wanted
+	asked   []*standing
+	state   *State   // of the last plan
+	dryRun  []Change // the plan that was logged
+	told    map[string]string
+	dirty   bool // the journal has something to write
 	// troubles are how many decisions were told this tick not to be in effect.
 	troubles struct {
 		tick uint64
 		told int
 	}
+	// ended are how many ends of leases were, one after the other.
+	ended int
 	stats Stats
 }
 
@@ -135,6 +141,7 @@ func (a *Actor) Start(o Options) error {
 		return nil
 	}
 	if o.DryRun {
+		a.lookAtLeft(o.StateDir)
 		a.started.CompareAndSwap(nil, &started{options: o, tree: tree})
 		return nil
 	}
@@ -160,6 +167,7 @@ func (a *Actor) Start(o Options) error {
 		if err != nil {
 			return errors.Join(err, j.Close())
 		}
+		a.ended = 0
 		for i := range outcomes {
 			o := &outcomes[i]
 			a.logEnd(&o.Lease, o.How, o.Err)
@@ -171,6 +179,21 @@ func (a *Actor) Start(o Options) error {
 	a.dir, a.open = o.StateDir, true
 	a.started.Store(&started{options: o, journal: j, tree: tree})
 	return nil
+}
+
+// lookAtLeft tells of what an earlier agent left, which a dry run does not touch.
+func (a *Actor) lookAtLeft(dir string) {
+	if dir == "" {
+		return
+	}
+	leases, holder, _, err := ReadJournal(dir)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		a.log.Warn("dry_run: whether an earlier agent left limits could not be told", "error", err)
+	case err == nil && len(leases) > 0 && holder.PID == 0:
+		a.log.Warn("dry_run: the limits that an earlier agent left stay, and count as what there is: owca restore gives them back",
+			"leases", len(leases), "state_dir", dir)
+	}
 }
 
 // The files of limits that stay open are at most those of a thousand leases, and a part of
@@ -237,12 +260,16 @@ func (a *Actor) adopt() {
 		if a.standing[k] == nil {
 			s := a.standingOf(k)
 			s.owner, s.adopted = l.Owner, true
+			if s.task != "" {
+				s.votes = []vote{{owner: l.Owner, adopted: true, unheard: true}}
+				a.unheard = true
+			}
 		}
 		if l.Cgroup == "" {
 			continue
 		}
 		s := a.standing[k]
-		s.watches = append(s.watches, watch{path: l.Cgroup, id: l.ID, knob: l.Knob, value: l.New, lease: l})
+		s.watches = append(s.watches, watch{path: l.Cgroup, id: l.ID, knob: l.Knob, value: l.New, lease: l, broken: true})
 	}
 }
 
@@ -265,6 +292,7 @@ func (a *Actor) SetOptions(o Options) {
 	if o.DryRun && !before.DryRun && len(a.leases) > 0 {
 		a.log.Info("dry_run: restoring what is leased", "leases", len(a.leases))
 		_ = a.restoreWhere(EndRestored, func(*Lease) bool { return true }) // logged
+		a.lowerOwnWeight()
 		for _, s := range a.order {
 			a.setPending(s)
 		}
@@ -298,10 +326,20 @@ func (a *Actor) guard() {
 	}
 }
 
-// KeepOwners restores the leases, and forgets the decisions, of all owners but these.
+// KeepOwners restores the leases, and forgets the decisions, of all owners but these, which
+// are in the order of their ranks: the last one's decisions win. Without any, the agent's
+// own weight goes back, too.
 func (a *Actor) KeepOwners(owners []string) {
 	a.begin()
 	kept := func(owner string) bool { return owner == ownOwner || slices.Contains(owners, owner) }
+	a.owners = slices.Clone(owners)
+	for _, s := range a.order {
+		s.votes = slices.DeleteFunc(s.votes, func(v vote) bool { return !kept(v.owner) })
+		if !kept(s.owner) {
+			a.comeUp(s)
+		}
+	}
+	a.elect()
 	_ = a.restoreWhere(EndReleased, func(l *Lease) bool { // logged
 		if s := a.standing[decisionKey{l.For, l.Kind}]; s != nil {
 			return !kept(s.owner)
@@ -309,9 +347,18 @@ func (a *Actor) KeepOwners(owners []string) {
 		return !kept(l.Owner)
 	})
 	for _, s := range slices.Clone(a.order) {
-		if !kept(s.owner) {
+		switch {
+		case kept(s.owner):
+		case a.watching(s):
+			// It could not be restored.
+			a.decide(s, s.owner, owca.Allocation{Release: true, Reason: "its allocator is gone"})
+			a.backoff(s, lastRetry)
+		default:
 			a.forget(s)
 		}
+	}
+	if len(owners) == 0 {
+		a.lowerOwnWeight()
 	}
 	a.sync()
 }
@@ -319,8 +366,12 @@ func (a *Actor) KeepOwners(owners []string) {
 // Succeed says that from now on another allocator has the name of owner, as after a reload. What
 // the one before it decided, and it does not in its first decision, is given back then.
 func (a *Actor) Succeed(owner string) {
-	if !slices.Contains(a.succeeded, owner) {
-		a.succeeded = append(a.succeeded, owner)
+	for _, s := range a.order {
+		for i := range s.votes {
+			if v := &s.votes[i]; v.owner == owner {
+				v.unheard, a.unheard = true, true
+			}
+		}
 	}
 }
 
@@ -352,6 +403,7 @@ func (a *Actor) Stats() Stats {
 // journal. The error joins what could not be restored.
 func (a *Actor) Close() error {
 	a.begin()
+	a.ended = 0
 	var problems []error
 	if a.journal != nil {
 		problems = append(problems, a.restoreWhere(EndRestored, func(l *Lease) bool {
@@ -476,20 +528,37 @@ func (a *Actor) report(what string, err error, message string) {
 	}
 }
 
+// logEnd tells of the ends of leases, of many at once only of the first.
 func (a *Actor) logEnd(l *Lease, how End, err error) {
+	debug := false
+	if how != EndGone {
+		switch a.ended++; {
+		case a.ended == maxLogged+1:
+			a.log.Warn("more leases ended, or could not be; log_level debug tells which")
+			fallthrough
+		case a.ended > maxLogged:
+			debug = true
+		}
+	}
+	tell := func(level slog.Level, message string, attrs ...any) {
+		if debug {
+			level = slog.LevelDebug
+		}
+		a.log.Log(context.Background(), level, message, attrs...)
+	}
 	attrs := []any{
 		"task", l.For, "kind", l.Kind, "target", l.name(), "set", l.New, "before", l.First, "owner", l.Owner,
 	}
 	switch {
 	case err != nil:
-		a.log.Error("a limit could not be given back; it is still in the journal: owca restore tries again",
+		tell(slog.LevelError, "a limit could not be given back; it is still in the journal: the agent tries again, or owca restore once that has ended",
 			append(attrs, "error", err)...)
 	case how == EndForeign:
-		a.log.Warn("somebody else changed a limit: it stays as it is now, until another one is decided", attrs...)
+		tell(slog.LevelWarn, "somebody else changed a limit: it stays as it is now, until another one is decided", attrs...)
 	case how == EndGone:
 		a.log.Debug("a limit went with its cgroup", attrs...)
 	default:
-		a.log.Info("a limit was given back", append(attrs, "how", string(how))...)
+		tell(slog.LevelInfo, "a limit was given back", append(attrs, "how", string(how))...)
 	}
 }
 

@@ -522,11 +522,19 @@ func TestActorAdoptsAfterACrash(t *testing.T) {
 
 	r.start(keep)
 	r.readHost()
-	r.tick(nil)
+	if _, err := r.tryTick(Decided{Owner: "test", Silent: true}); err != nil {
+		t.Fatal(err)
+	}
 	r.leases(2)
 	r.want(a, cgroup.CPUMax, r.quotaOf(0.25))
-	// The same decision renews one of them; the other stays.
+	// The first decision renews them; what it does not mention is given back, but nothing of
+	// a task that is not known yet.
+	tasks := r.tasks
+	r.tasks = tasks[:1]
 	r.tick(quota(ida, 0.25))
+	r.leases(2)
+	r.tasks = tasks
+	r.tick(quota(idb, 0.25))
 	r.tick(quota(ida, 0.5))
 	r.want(a, cgroup.CPUMax, r.quotaOf(0.5))
 	r.want(b, cgroup.CPUMax, r.quotaOf(0.25))

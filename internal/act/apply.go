@@ -21,6 +21,8 @@ import (
 type Decided struct {
 	Owner       string
 	Allocations map[owca.TaskID]owca.Allocations
+	// Silent: it did not answer this time, so that what stands of it stays.
+	Silent bool
 }
 
 // Report is what one Apply did.
@@ -30,6 +32,8 @@ type Report struct {
 	// Failed are those that the kernel refused, with its errors.
 	Failed  []Failure
 	Refused []Refusal
+	// Dropped are the owners of which a decision is invalid; the error of Apply joins them.
+	Dropped []Drop
 }
 
 // Failure is a change that could not be made.
@@ -41,16 +45,11 @@ type Failure struct {
 // ErrNotStarted is returned for decisions of an Actor without a journal.
 var errNotStarted = errors.New("act: not started: limits cannot be leased")
 
-// candidate is a decision that is another one than what stands.
-type candidate struct {
-	turn       int // of its owner
-	owner      string
-	allocation owca.Allocation
-}
-
-// Apply makes decisions true, later ones winning by kind, along with all that was decided
-// in earlier calls and is not in effect, as after a restart of a container. With an error
-// nothing of these decisions is kept (see [Plan]).
+// Apply makes decisions true, along with all that was decided in earlier calls and is not in
+// effect, as after a restart of a container. Of owners that decide on the same kind for a
+// task the one that is later in the list wins, whenever it did; what the others have decided
+// comes up when it releases its own. Nothing is kept of what an owner has decided if some of
+// it is invalid (see [Plan]): the error joins a [Drop] for each such owner.
 func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (Report, error) {
 	a.begin()
 	a.tick++
@@ -68,7 +67,6 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 	a.observed = false
 	a.merge(decided)
 	if len(a.fresh) == 0 && a.pending == 0 {
-		a.heard(decided)
 		return report, nil
 	}
 	if a.journal == nil && !a.options.DryRun {
@@ -76,9 +74,7 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 	}
 
 	planned, invalid := a.plan()
-	if invalid == nil {
-		a.heard(decided)
-	}
+	report.Dropped = slices.Clone(a.drops)
 	for _, r := range planned.Refused {
 		a.refuse(&r)
 	}
@@ -89,6 +85,10 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 	for _, b := range planned.Bounded {
 		if s := a.standing[decisionKey{b.Task, b.Kind}]; s != nil {
 			s.bounded = true
+			if !s.pending && !s.adopted {
+				a.setPending(s)
+				s.retry = a.clock() + hostPace
+			}
 		}
 	}
 	changes := a.withoutYieldedGroups(planned.Changes)
@@ -103,59 +103,11 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 	}
 	a.logChanges(report.Changes)
 	if len(a.asked) > 0 {
+		a.giveBack()
 		a.closeUnused()
 	}
 	a.sync()
 	return report, invalid
-}
-
-// merge finds out which decisions are not those that stand.
-func (a *Actor) merge(decided []Decided) {
-	clear(a.fresh)
-	for i := range decided {
-		d := &decided[i]
-		if slices.Contains(a.succeeded, d.Owner) {
-			a.giveUp(i, d)
-		}
-		for id, allocations := range d.Allocations {
-			for kind, allocation := range allocations {
-				k := decisionKey{id, kind}
-				s := a.standing[k]
-				switch {
-				case allocation.Release:
-					// It gives back what it has, not what another one decided just now.
-					if c, ok := a.fresh[k]; s != nil && s.owner == d.Owner && !s.allocation.Release && (!ok || c.owner == d.Owner) {
-						a.fresh[k] = candidate{i, d.Owner, allocation}
-					}
-				case s != nil && !s.adopted && s.owner == d.Owner && sameAllocation(kind, &s.allocation, &allocation):
-					delete(a.fresh, k)
-				default:
-					a.fresh[k] = candidate{i, d.Owner, allocation}
-				}
-			}
-		}
-	}
-}
-
-// heard: those that took over a name have decided.
-func (a *Actor) heard(decided []Decided) {
-	if len(a.succeeded) == 0 {
-		return
-	}
-	for i := range decided {
-		a.succeeded = slices.DeleteFunc(a.succeeded, func(owner string) bool { return owner == decided[i].Owner })
-	}
-}
-
-// giveUp releases what stands of an owner that does not decide it any more.
-func (a *Actor) giveUp(i int, d *Decided) {
-	for _, s := range a.order {
-		_, decided := d.Allocations[s.task][s.kind]
-		_, another := a.fresh[s.decisionKey]
-		if s.owner == d.Owner && !s.adopted && !s.allocation.Release && !decided && !another {
-			a.fresh[s.decisionKey] = candidate{i, d.Owner, owca.Allocation{Release: true, Reason: "not decided any more"}}
-		}
-	}
 }
 
 // sameAllocation says whether two decisions mean the same; a numeric change of a quota or
@@ -173,30 +125,22 @@ func sameRDT(a, b *owca.RDTAllocation) bool {
 	return a.L3 == b.L3 && a.MB == b.MB && (a.Name == b.Name || a.Name != nil && b.Name != nil && *a.Name == *b.Name)
 }
 
-// plan plans what is new together with what is not in effect. If the new is invalid, none
-// of it is kept, and what stood before is planned.
+// plan plans what is new together with what is not in effect. If some of the new is invalid,
+// nothing of its owner is kept; the error tells.
 func (a *Actor) plan() (Planned, error) {
+	for a.checkHidden() != nil { // each drops one owner
+	}
 	for {
 		a.want()
-		if len(a.wanted) == 0 {
-			return Planned{}, nil
-		}
 		a.state = a.gather(a.wanted)
 		planned, err := Plan(a.state, a.wanted)
 		if err == nil {
 			a.keepFresh()
-			return planned, nil
+			return planned, a.dropped()
 		}
-		if len(a.fresh) > 0 {
-			problems := invalids(err)
-			a.stats.Invalid += uint64(max(1, len(problems)))
-			clear(a.fresh)
-			planned, _ = a.plan()
-			return planned, err
-		}
-		// What was valid once is not any more: those tasks wait.
-		if !a.postpone(err) {
-			return Planned{}, err
+		// What was valid once may not be any more: those tasks wait.
+		if !a.blame(err) && !a.postpone(err) {
+			return Planned{}, errors.Join(err, a.dropped())
 		}
 	}
 }
@@ -206,12 +150,12 @@ func (a *Actor) want() {
 	a.wanted, a.asked = a.wanted[:0], a.asked[:0]
 	now := a.clock()
 	quota := false // with another one above it, what is bounded may be more
-	for k := range a.fresh {
-		quota = quota || k.kind == owca.CPUQuota
+	for k, c := range a.fresh {
+		quota = quota || k.kind == owca.CPUQuota && !c.stays
 	}
 	if a.pending > 0 {
 		for _, s := range a.order {
-			if _, replaced := a.fresh[s.decisionKey]; replaced || !s.pending || s.moved || s.view == nil || s.retry > now && !(s.bounded && quota) {
+			if c, counted := a.fresh[s.decisionKey]; counted && !c.stays || !s.pending || s.moved || s.view == nil || s.retry > now && !(s.bounded && quota) {
 				continue
 			}
 			a.asked = append(a.asked, s)
@@ -223,9 +167,12 @@ func (a *Actor) want() {
 		}
 	}
 	for _, k := range a.freshKeys() {
-		c := a.fresh[k]
+		c, s := a.fresh[k], a.standing[k]
+		if c.stays || c.allocation.Release && s.view == nil {
+			continue
+		}
 		w := Wanted{Task: k.task, Kind: k.kind, Owner: c.owner, Allocation: c.allocation}
-		if s := a.standing[k]; s != nil && c.allocation.Release {
+		if c.allocation.Release {
 			w.Owner = a.leaseOwner(s)
 		}
 		a.wanted = append(a.wanted, w)
@@ -253,25 +200,6 @@ func (a *Actor) leaseOwner(s *standing) string {
 	return s.owner
 }
 
-// keepFresh makes what is new what stands.
-func (a *Actor) keepFresh() {
-	for _, k := range a.freshKeys() {
-		c := a.fresh[k]
-		s := a.standingOf(k)
-		s.owner, s.allocation, s.adopted = c.owner, c.allocation, false
-		s.retry, s.failures, s.moved = 0, 0, false
-		if s.kind == owca.RDTGroup && s.allocation.Release {
-			a.unyieldGroups(s.task)
-		}
-		for i := range s.watches {
-			s.watches[i].yielded = false
-		}
-		a.setPending(s)
-		a.asked = append(a.asked, s)
-	}
-	clear(a.fresh)
-}
-
 // invalids returns the parts of an error of Plan.
 func invalids(err error) (list []*Invalid) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
@@ -296,18 +224,21 @@ func (a *Actor) postpone(err error) bool {
 	for _, e := range invalids(err) {
 		named[decisionKey{e.Task, e.Kind}] = e
 	}
+	for _, s := range a.asked {
+		s.bounded = false // which would ask again at once
+	}
 	n := 0
 	for _, s := range a.asked {
 		if e := named[s.decisionKey]; e != nil {
 			a.trouble(s, e.Reason)
-			a.backoff(s)
+			a.backoff(s, lastRetry)
 			n++
 		}
 	}
 	if n == 0 {
 		for _, s := range a.asked {
 			a.trouble(s, err.Error())
-			a.backoff(s)
+			a.backoff(s, lastRetry)
 		}
 	}
 	return true
@@ -317,10 +248,12 @@ func (a *Actor) postpone(err error) bool {
 const (
 	firstRetry = time.Second
 	lastRetry  = 5 * time.Minute
+	// absentRetry is that at which a container is looked for, which may be back.
+	absentRetry = 4 * time.Second
 )
 
-func (a *Actor) backoff(s *standing) {
-	s.retry = a.clock() + min(firstRetry<<min(s.failures, 9), lastRetry)
+func (a *Actor) backoff(s *standing, longest time.Duration) {
+	s.retry = a.clock() + min(firstRetry<<min(s.failures, 9), longest)
 	s.failures++
 }
 
@@ -351,7 +284,7 @@ func (a *Actor) refuse(r *Refusal) {
 	switch {
 	case s == nil:
 	case r.Gone:
-		s.troubled = a.tick
+		s.absent = a.tick
 	default:
 		if s.problem != r.Reason {
 			a.stats.Refused++
@@ -388,6 +321,7 @@ func (a *Actor) makeBatch(now time.Time, batch []Change, report *Report) {
 		a.stats.JournalErrors++
 	}
 	a.report("journal", taken, "the journal of leases cannot be written: no limit is changed until it can")
+	a.dirty = a.dirty || len(take) > 0 && taken == nil // there is history to be compacted some day
 	for i := range batch {
 		c := &batch[i]
 		if taken != nil && !isRelease(*c) {
@@ -425,17 +359,24 @@ func (a *Actor) makeBatch(now time.Time, batch []Change, report *Report) {
 
 func isRelease(c Change) bool { return c.Release || c.Undo }
 
+// errMeanwhile: another plan is to be made.
+var errMeanwhile = errors.New("somebody else has changed it meanwhile")
+
 // change makes one change, and notes what took effect.
 func (a *Actor) change(c *Change) error {
 	if c.Cgroup == "" {
 		return a.changeGroup(c)
 	}
 	n, err := a.openNode(c.Cgroup)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && n.id != c.ID {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && n.ID(c.Knob) != c.ID {
 		return fmt.Errorf("%s: %w", c.Cgroup, cgroup.ErrGone)
 	}
 	if err != nil {
 		return err
+	}
+	// Meanwhile the journal has waited for the disk.
+	if now, err := n.Get(c.Knob); err == nil && !c.Knob.Equal(now, c.Old) {
+		return errMeanwhile
 	}
 	if c.Release {
 		return setBack(n.Control, c.Knob, c.New)
@@ -466,8 +407,8 @@ func (a *Actor) failed(c *Change, err error, report *Report) {
 		a.report(c.name(), err, "a limit could not be set")
 		return
 	}
-	if errors.Is(err, cgroup.ErrGone) {
-		s.troubled = a.tick // the next tick knows more
+	if errors.Is(err, cgroup.ErrGone) || errors.Is(err, errMeanwhile) {
+		s.absent = a.tick // the next tick knows more
 		return
 	}
 	if refusedForBelow(c.Knob, err) && !s.lookBelow {
@@ -523,11 +464,20 @@ func (a *Actor) settle(s *standing) {
 		s.resources = s.view.task.Resources
 	}
 	if s.view != nil && slices.ContainsFunc(s.view.cgroups, a.absent) {
-		s.troubled = a.tick // one container of several
+		s.absent = a.tick // one container of several
 		a.setPending(s)
 	}
 	if s.troubled == a.tick {
-		a.backoff(s)
+		a.backoff(s, lastRetry)
+		return
+	}
+	if s.absent == a.tick {
+		a.backoff(s, absentRetry)
+		return
+	}
+	if s.allocation.Release && s.kind != owca.RDTGroup && a.watching(s) {
+		// Of cgroups that are not in the list any more, or a task that is not.
+		s.retry = 0
 		return
 	}
 	if s.problem != "" {
@@ -555,7 +505,9 @@ func (a *Actor) wake(task owca.TaskID) {
 	if other := a.standing[decisionKey{task, owca.CPUShares}]; other != nil && !other.adopted {
 		a.setDue(other)
 		// What is there now is nobody else's.
-		other.watches = slices.DeleteFunc(other.watches, func(w watch) bool { return !w.yielded })
+		for i := range other.watches {
+			other.watches[i].waking = !other.watches[i].yielded
+		}
 	}
 }
 
@@ -588,25 +540,36 @@ func (a *Actor) watch(s *standing) {
 		}
 		own := false
 		for _, k := range Knobs(s.kind) {
-			w := watch{node: n, path: path, id: n.id, knob: k}
+			w := watch{node: n, path: path, id: n.ID(k), knob: k}
 			if i := slices.IndexFunc(before, func(b watch) bool {
-				return b.yielded && b.path == path && b.id == n.id && b.knob == k
+				return b.yielded && b.path == path && b.id == w.id && b.knob == k
 			}); i >= 0 {
 				s.watches = append(s.watches, before[i])
 				own = true
 				continue
 			}
 			value, readable := c.Values[k]
-			if l := a.leases[Target{Cgroup: path, Knob: k}]; l != nil && l.ID == n.id && a.holds(s, l) {
+			if l := a.leases[Target{Cgroup: path, Knob: k}]; l != nil && l.ID == w.id && a.holds(s, l) {
 				w.lease, w.value = l, l.New
-			} else if !readable || own || !isOwnKnob(s.kind, k) || s.troubled == a.tick {
+			} else if !readable || own || !isOwnKnob(s.kind, k) || s.troubled == a.tick || s.absent == a.tick {
 				continue
-			} else if w.value = value; l != nil && l.ID == n.id {
+			} else if w.value = value; l != nil && l.ID == w.id {
 				w.value = l.New // of another task with the same cgroup
 			}
 			own = own || isOwnKnob(s.kind, k)
 			s.watches = append(s.watches, w)
 		}
+	}
+	// What is leased of others is given back when they have been away for a while.
+	for _, w := range before {
+		if w.lease == nil || a.leases[w.lease.Target] != w.lease || slices.ContainsFunc(s.watches, func(n watch) bool { return n.lease == w.lease }) ||
+			!a.holds(s, w.lease) {
+			continue
+		}
+		if w.due == 0 {
+			w.due = a.clock() + unlistedPatience
+		}
+		s.watches = append(s.watches, w)
 	}
 }
 

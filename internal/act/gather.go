@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,7 @@ func (a *Actor) openHost() error {
 		}
 		a.tree = tree
 	}
+	a.tree.Writes = !a.options.DryRun
 	if h := &a.host; !h.readOnce || a.clock() >= h.next {
 		before := h.cpus
 		err := h.read(a.root)
@@ -113,7 +115,6 @@ func listOf(text string) (list []int, err error) {
 // A node is a cgroup that is open.
 type node struct {
 	*cgroup.Control
-	id     string
 	used   uint64 // the tick in which it was last asked for
 	closed bool
 }
@@ -134,7 +135,7 @@ func (a *Actor) openNode(path string) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
-		n = &node{Control: c, id: c.ID()}
+		n = &node{Control: c}
 		a.nodes[path] = n
 	}
 	n.used = a.tick
@@ -169,6 +170,7 @@ func (a *Actor) closeUnused() {
 // A gathering is the State in the making.
 type gathering struct {
 	*Actor
+	v1 bool // the CPU controller is v1's
 	*State
 }
 
@@ -184,7 +186,7 @@ func knobsOfTask(kind owca.AllocationKind, containers int) []cgroup.Knob {
 
 // gather reads what Plan has to know for what is wanted.
 func (a *Actor) gather(wanted []Wanted) *State {
-	g := gathering{a, &State{
+	g := gathering{a, a.tree.V1("cpu") != "", &State{
 		Units: a.options.Units,
 		CPUs:  a.host.cpus, CPUList: a.host.cpuList, MemList: a.host.memList,
 		Tasks:   make(map[owca.TaskID]*TaskState, len(wanted)),
@@ -210,6 +212,7 @@ func (a *Actor) gather(wanted []Wanted) *State {
 			g.device(device)
 		}
 	}
+	g.held(wanted)
 	for i := range wanted {
 		g.below(&wanted[i])
 	}
@@ -231,7 +234,7 @@ func (g *gathering) yields() {
 	for _, s := range g.asked {
 		for i := range s.watches {
 			w := &s.watches[i]
-			if c := g.Cgroups[w.path]; !w.yielded || c == nil || c.ID != w.id {
+			if c := g.Cgroups[w.path]; !w.yielded || c == nil || c.IDs[w.knob] != w.id {
 				continue
 			}
 			if g.Yielded == nil {
@@ -273,52 +276,55 @@ func (g *gathering) task(id owca.TaskID, v *view) *TaskState {
 func (g *gathering) cgroup(path string, knobs []cgroup.Knob) {
 	c := g.Cgroups[path]
 	if c == nil {
-		c = &CgroupState{V1: g.tree.V1("cpu") != "", Values: map[cgroup.Knob]string{}, Errors: map[cgroup.Knob]error{}}
+		c = &CgroupState{V1: g.v1, Values: make(map[cgroup.Knob]string, 4), Errors: map[cgroup.Knob]error{}}
 		g.Cgroups[path] = c
 	}
-	if !slices.ContainsFunc(knobs, func(k cgroup.Knob) bool { return !c.knows(k) }) {
-		return
-	}
-	n, err := g.openNode(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%s: %w", path, cgroup.ErrGone)
-	}
-	for _, k := range knobs {
+	remade := false
+	for i := 0; i < len(knobs); i++ {
+		k := knobs[i]
 		if c.knows(k) {
 			continue
 		}
-		var value string
-		if err == nil {
-			c.ID = n.id
-			value, err = n.Get(k)
-			if errors.Is(err, cgroup.ErrGone) {
-				g.gone(path)
-				// It may have been made anew.
-				if n, err = g.openNode(path); err == nil {
-					c.ID = n.id
-					value, err = n.Get(k)
-				} else {
-					err = fmt.Errorf("%s: %w", path, cgroup.ErrGone)
-				}
-			}
+		err := g.knob(c, path, k)
+		if errors.Is(err, cgroup.ErrGone) && !remade {
+			// It may have been made anew: then what was read before is the old one's.
+			remade = true
+			g.gone(path)
+			knobs = slices.Concat(slices.Collect(maps.Keys(c.Values)), slices.Collect(maps.Keys(c.Errors)), knobs)
+			clear(c.Values)
+			clear(c.Errors)
+			i = -1
+			continue
 		}
 		if err != nil {
 			c.Errors[k] = err
-			if !errors.Is(err, cgroup.ErrGone) {
-				err = nil // of this file only
-			}
-			continue
-		}
-		c.Values[k] = value
-		if k == cgroup.IOWeightDefault {
-			c.BFQ = isBFQ(n.File(k))
-		}
-		// What was changed since Observe is not ours any more.
-		t := Target{Cgroup: path, Knob: k}
-		if l := g.leases[t]; l != nil && (l.ID != n.id || value != l.New && !k.Equal(value, l.New)) {
-			g.recheck(l)
 		}
 	}
+}
+
+// knob reads a knob.
+func (g *gathering) knob(c *CgroupState, path string, k cgroup.Knob) error {
+	n, err := g.openNode(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", path, cgroup.ErrGone)
+	}
+	if err != nil {
+		return err
+	}
+	value, err := n.Get(k)
+	if err != nil {
+		return err
+	}
+	c.Values[k], c.IDs[k] = value, n.ID(k)
+	if k == cgroup.IOWeightDefault {
+		c.BFQ = isBFQ(n.File(k))
+	}
+	// What was changed since Observe is not ours any more.
+	t := Target{Cgroup: path, Knob: k}
+	if l := g.leases[t]; l != nil && (l.ID != c.IDs[k] || value != l.New && !k.Equal(value, l.New)) {
+		g.recheck(l)
+	}
+	return nil
 }
 
 // isBFQ says whether a file has weights from 1 to 1000, as bfq's; v1's blkio.weight, of cfq,
@@ -333,16 +339,16 @@ func (c *CgroupState) knows(k cgroup.Knob) bool {
 	return ok || c.Errors[k] != nil
 }
 
-// gone ends the leases of a cgroup that was removed.
+// gone looks at all leases of a cgroup again that was removed, maybe from one hierarchy only.
 func (a *Actor) gone(path string) {
+	a.closeNode(path)
 	for _, s := range a.order {
 		for i := range s.watches {
 			if s.watches[i].path == path {
-				a.lost(s, &s.watches[i])
+				a.check(s, &s.watches[i])
 			}
 		}
 	}
-	a.closeNode(path)
 }
 
 // recheck looks at a lease that is not as it was a moment ago.

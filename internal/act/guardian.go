@@ -39,6 +39,7 @@ type Guardian struct {
 	dismissed bool
 	cmd       *exec.Cmd // that runs; nil in a pause
 	pipe      *os.File
+	started   time.Time
 	last      error // how the last one ended, or why it could not be started
 }
 
@@ -76,7 +77,7 @@ func (g *Guardian) start() error {
 		_ = w.Close() // nothing was written
 		return fmt.Errorf("guardian: %w", err)
 	}
-	g.cmd, g.pipe = cmd, w
+	g.cmd, g.pipe, g.started = cmd, w, time.Now()
 	return nil
 }
 
@@ -86,14 +87,20 @@ func (g *Guardian) keep() {
 	pause := guardianPause
 	for {
 		g.mu.Lock()
-		cmd, pipe := g.cmd, g.pipe
+		cmd, pipe, started := g.cmd, g.pipe, g.started
 		g.mu.Unlock()
 		if cmd != nil {
-			started := time.Now()
 			err := cmd.Wait()
-			_ = pipe.Close() // nobody reads it
 			g.mu.Lock()
-			g.cmd, g.last = nil, err
+			_ = pipe.Close() // nobody reads it
+			switch g.cmd = nil; {
+			case err != nil:
+				g.last = fmt.Errorf("guardian: %w", err)
+			case g.dismissed:
+				g.last = nil
+			default:
+				g.last = errors.New("guardian: it ended by itself")
+			}
 			g.mu.Unlock()
 			if time.Since(started) > guardianMaxPause {
 				pause = guardianPause
@@ -120,10 +127,14 @@ func (g *Guardian) Alive() bool {
 	return g.cmd != nil
 }
 
-// Err returns how the last one ended that did, or why it could not be started.
+// Err returns how the last one ended that did, or why it could not be started; nil when
+// another one has run for a minute since, so that one that ends time and again is one error.
 func (g *Guardian) Err() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.cmd != nil && time.Since(g.started) > guardianMaxPause {
+		return nil
+	}
 	return g.last
 }
 

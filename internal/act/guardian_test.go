@@ -66,7 +66,7 @@ func leaseAndSet(j *Journal, tree *cgroup.Tree, path string, k cgroup.Knob, valu
 	if err != nil {
 		return err
 	}
-	change := Change{Target: Target{Cgroup: path, Knob: k}, ID: c.ID(), Old: old, New: value, Owner: "test", For: owca.TaskID(path)}
+	change := Change{Target: Target{Cgroup: path, Knob: k}, ID: c.ID(k), Old: old, New: value, Owner: "test", For: owca.TaskID(path)}
 	if err := j.Take(time.Now(), []Change{change}); err != nil {
 		return err
 	}
@@ -189,6 +189,17 @@ func TestGuardianIsStartedAgain(t *testing.T) {
 	}
 	if err := g.Dismiss(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestGuardianEndsTimeAndAgain: that another one was started is not yet that it is well.
+func TestGuardianEndsTimeAndAgain(t *testing.T) {
+	g := &Guardian{last: errors.New("it ended"), cmd: &exec.Cmd{}, started: time.Now()}
+	if g.Err() == nil {
+		t.Error("it is well at once")
+	}
+	if g.started = g.started.Add(-2 * guardianMaxPause); g.Err() != nil {
+		t.Error("it is never well again")
 	}
 }
 

@@ -45,7 +45,7 @@ type Journal struct {
 	seq     uint64
 	pending []byte          // records that were not written
 	before  []journalBefore // each change of the last Take
-	failing bool            // Sync has told
+	failed  error           // of the last write, until one succeeds
 }
 
 // journalBefore is what a target's lease was before a change.
@@ -318,30 +318,23 @@ func (j *Journal) End(t Target, how End) {
 }
 
 // Sync writes what is pending, without waiting for the disk as no change depends on it, and
-// compacts when it is worth it. The error is told once, until a Sync succeeds; what is
-// pending is written with the next.
+// compacts when it is worth it. With an error what is pending is written with the next. If
+// there is nothing to write, it is that of the last write, be it of a Take.
 func (j *Journal) Sync() error {
-	if len(j.pending) == 0 && !j.compactable() {
-		return nil
+	if len(j.pending) > 0 {
+		if err := j.flush(false); err != nil {
+			return err
+		}
 	}
-	err := j.flush(false)
-	if err == nil && j.compactable() {
-		err = j.rewrite()
+	if j.compactable() {
+		j.failed = j.rewrite()
 	}
-	if err == nil {
-		j.failing = false
-		return nil
-	}
-	if j.failing {
-		return nil
-	}
-	j.failing = true
-	return err
+	return j.failed
 }
 
 // compactable says whether most of the file is history.
 func (j *Journal) compactable() bool {
-	return !j.stale && j.records > 2*len(j.leases)+journalSlack
+	return !j.stale && j.records > 4*len(j.leases)+journalSlack
 }
 
 // Close writes what is pending and gives up the lock. A journal without leases is removed.
@@ -379,6 +372,11 @@ func (j *Journal) record(r record) error {
 // flush writes what is pending in one write and, if so asked, waits until it is on disk.
 // With an error it stays pending, and none of it is in the file.
 func (j *Journal) flush(sync bool) error {
+	j.failed = j.write(sync)
+	return j.failed
+}
+
+func (j *Journal) write(sync bool) error {
 	if j.file == nil || j.stale || j.unlinked() {
 		return j.rewrite()
 	}

@@ -3,6 +3,7 @@ package act
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -741,12 +743,14 @@ func TestStateDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	open, theirs := filepath.Join(base, "open"), filepath.Join(base, "theirs")
-	for _, dir := range []string{open, theirs} {
+	group, ours := filepath.Join(base, "group"), filepath.Join(base, "ours")
+	for _, dir := range []string{open, theirs, group, ours} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.Chmod(open, 0o1777), os.Chown(theirs, 4711, 4711)); err != nil {
+	if err := errors.Join(os.Chmod(open, 0o1777), os.Chown(theirs, 4711, 4711),
+		os.Chown(group, 0, 4711), os.Chmod(group, 0o770), os.Chown(ours, 0, os.Getegid()), os.Chmod(ours, 0o770)); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
@@ -759,10 +763,14 @@ func TestStateDir(t *testing.T) {
 		{"/proc/owca", fs.ErrNotExist, "/proc/owca"},
 		{open, fs.ErrPermission, "chmod o-w"},
 		{theirs, fs.ErrPermission, "user 4711"},
+		{group, fs.ErrPermission, "group 4711 may write there"},
 	} {
 		if _, _, err := OpenJournal(test.dir); !errors.Is(err, test.is) || !strings.Contains(err.Error(), test.text) {
 			t.Errorf("%s: %v", test.dir, err)
 		}
+	}
+	if err := openTestJournal(t, ours).Close(); err != nil {
+		t.Error(err)
 	}
 	if outcomes, told, err := Restore(t.Context(), "/", filepath.Join(base, "none")); err != nil || outcomes != nil || told != nil {
 		t.Errorf("%v, %q, %v", outcomes, told, err)
@@ -826,12 +834,15 @@ func childFullDisk(args []string) error {
 	if diff := cmp.Diff(before, j.model()); diff != "" {
 		return errors.New(diff)
 	}
+	if err := j.Sync(); !errors.Is(err, syscall.ENOSPC) { // it does not work again
+		return fmt.Errorf("sync of nothing: %w", err)
+	}
 	j.Effect(a.Target, strings.Repeat("9", 9000))
 	if err := j.Sync(); !errors.Is(err, syscall.ENOSPC) {
 		return fmt.Errorf("sync: %w", err)
 	}
-	if err := j.Sync(); err != nil {
-		return fmt.Errorf("it is told twice: %w", err)
+	if err := j.Sync(); !errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("another sync: %w", err)
 	}
 	if err := fill.Truncate(0); err != nil {
 		return err
@@ -961,6 +972,44 @@ func checkJournalState(t *testing.T, s *journalState, boot string) {
 	if diff := cmp.Diff(s.leases, s2.leases); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// FuzzLeaseJSON: what is written by hand is what json.Marshal would write, whatever fields a
+// lease has.
+func FuzzLeaseJSON(f *testing.F) {
+	for i, s := range []string{"", "/kubepods/a", "a<b>&c", "\"\\\n", "é\u2028", "\xff", "~ \x7f"} {
+		f.Add(s, uint64(i), int64(i)*1e9+int64(i), i%2 == 0)
+	}
+	f.Fuzz(func(t *testing.T, s string, n uint64, at int64, yes bool) {
+		var l Lease
+		var fill func(v reflect.Value)
+		fill = func(v reflect.Value) {
+			switch {
+			case v.Type() == reflect.TypeFor[time.Time]():
+				v.Set(reflect.ValueOf(time.Unix(0, at).In(time.FixedZone("", int(n%86400)/60*60))))
+			case v.Type() == reflect.TypeFor[cgroup.Knob]():
+				v.SetUint(n % uint64(cgroup.NumKnobs))
+			case v.Kind() == reflect.Struct:
+				for i := range v.NumField() {
+					fill(v.Field(i))
+				}
+			case v.Kind() == reflect.String:
+				v.SetString(s)
+			case v.Kind() == reflect.Bool:
+				v.SetBool(yes)
+			case v.Kind() == reflect.Uint64:
+				v.SetUint(n)
+			}
+		}
+		if fill(reflect.ValueOf(&l).Elem()); !l.isLimit() {
+			return
+		}
+		want, err := json.Marshal(&l)
+		got, err2 := l.appendJSON(nil)
+		if diff := cmp.Diff(string(want), string(got)); err != nil || err2 != nil || diff != "" {
+			t.Errorf("%v, %v: %s", err, err2, diff)
+		}
+	})
 }
 
 func FuzzJournalNames(f *testing.F) {

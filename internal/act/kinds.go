@@ -67,8 +67,7 @@ func Knobs(kind owca.AllocationKind) []cgroup.Knob {
 }
 
 // Current returns the allocation that a knob's value is, of one cgroup, in the units of
-// [owca.AllocationKind]; false if it is none. It has no burst, of which the period is in
-// another knob.
+// [owca.AllocationKind]; false if it is none. Of a burst see [CurrentBurst].
 func Current(u Units, cpus int, k cgroup.Knob, value string) (owca.AllocationKind, owca.Allocation, bool) {
 	number := func(kind owca.AllocationKind, n float64) (owca.AllocationKind, owca.Allocation, bool) {
 		return kind, owca.Allocation{Number: n}, true
@@ -123,6 +122,17 @@ func Current(u Units, cpus int, k cgroup.Knob, value string) (owca.AllocationKin
 		return owca.IOMax, owca.Allocation{IO: limits}, ok
 	}
 	return "", owca.Allocation{}, false
+}
+
+// CurrentBurst returns the cpu_burst of one cgroup that has these values of CPUMax, for the
+// period, and of CPUMaxBurst; false if it is none.
+func CurrentBurst(cpus int, cpuMax, burst string) (owca.Allocation, bool) {
+	m, ok := parseCPUMax(cpuMax)
+	n, err := strconv.ParseUint(burst, 10, 64)
+	if !ok || err != nil || cpus <= 0 {
+		return owca.Allocation{}, false
+	}
+	return owca.Allocation{Number: float64(n) / float64(m.period) / float64(cpus)}, true
 }
 
 // noLimit is what a file says that has none.

@@ -244,6 +244,8 @@ func checkStateDir(dir string) error {
 		return stateError(dir, &fs.PathError{Op: "stat", Path: dir, Err: syscall.ENOTDIR})
 	case st.Mode&0o002 != 0:
 		return fmt.Errorf("state_dir %s: %w: everybody may write there, leases could be forged: chmod o-w", dir, fs.ErrPermission)
+	case st.Mode&0o020 != 0 && st.Gid != 0 && int(st.Gid) != os.Getegid():
+		return fmt.Errorf("state_dir %s: %w: group %d may write there, leases could be forged: chmod g-w", dir, fs.ErrPermission, st.Gid)
 	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
 		return fmt.Errorf("state_dir %s: %w: it belongs to user %d, who could forge leases: chown it, or set another state_dir", dir, fs.ErrPermission, st.Uid)
 	}

@@ -145,25 +145,32 @@ func (m *model) addGroup(dirs modelDirs, name string, inner bool) *modelGroup {
 	return g
 }
 
+// mkdir makes one directory of a cgroup.
+func (m *model) mkdir(dir string) {
+	m.t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		m.fatalf("%v", err)
+	}
+	// V1 only: v2's is the parent's when it is empty.
+	if _, err := os.Stat(dir + "/cpuset.memory_migrate"); err != nil {
+		return
+	}
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		b, err := os.ReadFile(filepath.Dir(dir) + "/" + file)
+		if err == nil {
+			err = os.WriteFile(dir+"/"+file, b, 0)
+		}
+		if err != nil {
+			m.fatalf("%v", err)
+		}
+	}
+}
+
 // create makes a cgroup as a container runtime does: with some limits of its own.
 func (m *model) create(g *modelGroup) {
 	m.t.Helper()
 	for _, dir := range g.dirs {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			m.fatalf("%v", err)
-		}
-		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-			// V1 only: v2's is the parent's when it is empty.
-			if _, err := os.Stat(dir + "/cpuset.memory_migrate"); err == nil {
-				b, err := os.ReadFile(filepath.Dir(dir) + "/" + file)
-				if err == nil {
-					err = os.WriteFile(dir+"/"+file, b, 0)
-				}
-				if err != nil {
-					m.fatalf("%v", err)
-				}
-			}
-		}
+		m.mkdir(dir)
 	}
 	c, err := m.tree.Control(g.path)
 	if err != nil {
@@ -199,6 +206,57 @@ func (m *model) remove(g *modelGroup) {
 	}
 	g.control = nil
 	m.note("remove %s", g.path)
+}
+
+// remake removes the directory that a cgroup of several hierarchies has in one of them, and
+// makes it again, as managers do that make them when they need them.
+func (m *model) remake(g *modelGroup) {
+	m.t.Helper()
+	if len(g.dirs) < 2 || slices.ContainsFunc(m.groups, func(below *modelGroup) bool {
+		return below.control != nil && strings.HasPrefix(below.path, g.path+"/")
+	}) {
+		return
+	}
+	dir := g.dirs[m.random.IntN(len(g.dirs))]
+	m.note("remake %s", dir)
+	var inDir []cgroup.Knob
+	for k := range m.values(g) {
+		if strings.HasPrefix(g.control.File(k), dir+"/") {
+			inDir = append(inDir, k)
+			delete(g.yielded, k)
+		}
+	}
+	for _, t := range m.tasks {
+		for kind := range t.standing {
+			if slices.Contains(t.groups, g) {
+				t.doubt[kind] = true
+			}
+		}
+	}
+	if err := os.Remove(dir); err != nil {
+		m.fatalf("%v", err)
+	}
+	m.reopen(g)
+	if m.random.IntN(2) == 0 {
+		m.tick(nil, func() {})
+	}
+	m.mkdir(dir)
+	m.reopen(g)
+	now := m.values(g)
+	for _, k := range inDir {
+		g.base[k] = now[k]
+	}
+}
+
+func (m *model) reopen(g *modelGroup) {
+	m.t.Helper()
+	if err := g.control.Close(); err != nil {
+		m.fatalf("%v", err)
+	}
+	var err error
+	if g.control, err = m.tree.Control(g.path); err != nil {
+		m.fatalf("%v", err)
+	}
 }
 
 // values reads all knobs that a cgroup has.
@@ -364,6 +422,19 @@ func (m *model) tick(decided map[*modelTask]owca.Allocations, between func()) {
 	}
 	m.checkForeign()
 	m.checkEffects()
+	m.checkWatches()
+}
+
+// checkWatches checks that no limit is left to itself.
+func (m *model) checkWatches() {
+	m.t.Helper()
+	for _, l := range m.actor.journal.Leases() {
+		if !slices.ContainsFunc(m.actor.order, func(s *standing) bool {
+			return slices.ContainsFunc(s.watches, func(w watch) bool { return w.lease == l })
+		}) {
+			m.fatalf("nobody watches the lease of %s %s, of task %s, %s", l.Cgroup, l.Knob, l.For, l.Kind)
+		}
+	}
 }
 
 // checkForeign checks that nothing is fought over.
@@ -510,7 +581,7 @@ func (m *model) foreign() {
 // was made anew has been seen.
 func (m *model) leased(g *modelGroup, k cgroup.Knob) bool {
 	l := m.actor.journal.Lease(Target{Cgroup: g.path, Knob: k})
-	return l != nil && l.ID == g.control.ID()
+	return l != nil && l.ID == g.control.ID(k)
 }
 
 func (m *model) randomDecisions() map[*modelTask]owca.Allocations {
@@ -701,7 +772,9 @@ func (m *model) play(length int) {
 		case n < 84:
 			g := m.groups[m.random.IntN(len(m.groups))]
 			switch {
-			case g.control != nil && n < 76:
+			case g.control != nil && n < 74:
+				m.remake(g)
+			case g.control != nil && n < 78:
 				m.remove(g)
 			case g.control == nil && !(g.inner && m.groups[slices.Index(m.groups, g)-1].control == nil):
 				m.create(g)

@@ -28,7 +28,9 @@ type standing struct {
 	allocation owca.Allocation
 	// adopted: of an earlier agent, whose leases are all that is known of it.
 	adopted bool
-	view    *view // nil: the task is not listed
+	votes   []vote        // of all owners; that of owner is in effect
+	view    *view         // nil: the task is not listed
+	expires time.Duration // what is leased of a task that is not listed; 0 = not
 	watches []watch
 	// resources are those of the task when this was last put into effect.
 	resources map[string]float64
@@ -45,6 +47,7 @@ type standing struct {
 	failures  uint
 	problem   string // that was told
 	troubled  uint64 // the tick in which something was in its way
+	absent    uint64 // the tick in which a cgroup was not there
 }
 
 // A watch is one cgroup in which a decision is in effect, or was until somebody else
@@ -61,6 +64,11 @@ type watch struct {
 	// made anew, the orchestrator gives the task other resources, or there is another
 	// decision.
 	yielded bool
+	// broken: of an earlier agent, which may have been killed while it wrote.
+	broken bool
+	// waking: it is a weight that is what the kernel makes it, until it is set again.
+	waking bool
+	due    time.Duration // to be given back, as the cgroup is not the task's any more; 0 = not
 }
 
 // A view is what is known of a task that is listed.
@@ -114,13 +122,16 @@ const maxLooked = 200
 // tasks.
 func (a *Actor) Observe(now time.Time, tasks []owca.TaskData) {
 	a.begin()
+	a.ended = 0
 	if err := a.openHost(); err != nil {
 		return // Apply tells
 	}
 	a.look(tasks)
 	a.lookAtWatches()
+	a.giveBack()
 	for i := 0; i < len(a.order); i++ {
-		if s := a.order[i]; (s.view == nil || s.adopted) && !a.watching(s) {
+		s := a.order[i]
+		if (s.view == nil || s.adopted) && !a.watching(s) && (s.view == nil || !a.comeUp(s)) {
 			a.forget(s)
 			i--
 		}
@@ -168,13 +179,18 @@ func (a *Actor) look(tasks []owca.TaskData) {
 			v.cgroups = slices.Clone(t.Cgroups)
 			v.stale = true
 			for _, s := range v.standing {
-				if !s.adopted {
-					a.setPending(s)
-				}
+				a.setDue(s) // that of containers made anew
 			}
 		}
 		for _, s := range v.standing {
 			a.unyield(s, t)
+		}
+	}
+	if a.unlisted > 0 && len(tasks) > 0 {
+		for _, s := range a.order { // of an earlier agent
+			if s.view == nil && s.task != "" && s.expires == 0 {
+				s.expires = a.clock() + unlistedPatience
+			}
 		}
 	}
 	if len(a.views) == len(tasks) {
@@ -185,7 +201,7 @@ func (a *Actor) look(tasks []owca.TaskData) {
 			continue
 		}
 		for _, s := range v.standing {
-			s.view = nil
+			s.view, s.expires = nil, a.clock()+unlistedPatience
 			a.unlisted++
 		}
 		delete(a.views, id)
@@ -204,7 +220,7 @@ func (a *Actor) rejoin(id owca.TaskID, v *view) {
 	}
 	for _, s := range a.order {
 		if s.view == nil && s.task == id {
-			s.view = v
+			s.view, s.expires = v, 0
 			v.standing = append(v.standing, s)
 			a.unlisted--
 		}
@@ -225,6 +241,63 @@ func (a *Actor) unyield(s *standing, t *owca.TaskData) {
 	a.setPending(s)
 }
 
+// unlistedPatience is for how long a limit stays on a cgroup of a task that is not listed any
+// more, or on one that is not the task's any more: both may come back, static pods within
+// half a minute.
+const unlistedPatience = time.Minute
+
+// giveBack restores without a plan what no plan reaches: leases of tasks that are not listed,
+// and on cgroups that are not their tasks' any more.
+func (a *Actor) giveBack() {
+	var (
+		due map[*Lease]bool
+		of  []*standing
+		now = a.clock()
+	)
+	for _, s := range a.order {
+		if s.task == "" || s.retry > now {
+			continue
+		}
+		all := s.view == nil && (s.allocation.Release || s.expires > 0 && now >= s.expires)
+		n := len(due)
+		for i := range s.watches {
+			w := &s.watches[i]
+			if w.lease == nil || !all && (w.due == 0 || now < w.due && !s.allocation.Release) {
+				continue
+			}
+			if due == nil {
+				due = map[*Lease]bool{}
+			}
+			due[w.lease] = true
+		}
+		if all && s.kind == owca.RDTGroup {
+			for _, l := range a.leases {
+				if l.Cgroup == "" && l.For == s.task && l.Kind == s.kind && (l.Task == s.task || s.adopted) {
+					if due == nil {
+						due = map[*Lease]bool{}
+					}
+					due[l] = true
+				}
+			}
+		}
+		if len(due) > n || all {
+			of = append(of, s)
+		}
+	}
+	if len(of) == 0 {
+		return
+	}
+	_ = a.restoreWhere(EndReleased, func(l *Lease) bool { return due[l] }) // logged
+	for _, s := range of {
+		switch {
+		case slices.ContainsFunc(s.watches, func(w watch) bool { return due[w.lease] }):
+			a.backoff(s, lastRetry)
+		case s.allocation.Release && !a.watching(s):
+			a.forget(s)
+		}
+	}
+}
+
 // check looks at one value.
 func (a *Actor) check(s *standing, w *watch) {
 	if w.path == "" {
@@ -232,7 +305,7 @@ func (a *Actor) check(s *standing, w *watch) {
 	}
 	if w.node == nil || w.node.closed {
 		n := a.node(w.path)
-		if n == nil || n.id != w.id {
+		if n == nil {
 			a.lost(s, w)
 			return
 		}
@@ -240,17 +313,17 @@ func (a *Actor) check(s *standing, w *watch) {
 	}
 	value, err := w.node.Get(w.knob)
 	switch {
+	case errors.Is(err, cgroup.ErrGone), (err == nil || errors.Is(err, errors.ErrUnsupported)) && w.node.ID(w.knob) != w.id:
+		a.lost(s, w)
 	case err == nil:
 		a.compare(s, w, value)
-	case errors.Is(err, cgroup.ErrGone):
-		a.lost(s, w)
 	}
 	// Otherwise it could not be told.
 }
 
 // compare ends the lease of a value that is another one now.
 func (a *Actor) compare(s *standing, w *watch, value string) {
-	if value == w.value || w.yielded {
+	if value == w.value || w.yielded || w.waking {
 		return
 	}
 	meant := w.value
@@ -259,6 +332,13 @@ func (a *Actor) compare(s *standing, w *watch, value string) {
 	}
 	if w.knob.Equal(value, meant) || w.knob == cgroup.IOMaxLimits && w.knob.Equal(value, a.withoutGoneDisks(meant, value)) {
 		w.value = value
+		return
+	}
+	if w.broken && w.lease != nil && w.lease.ours(value) {
+		// What it has come to is what it is from now on.
+		w.value, w.broken = value, false
+		a.journal.Effect(w.lease.Target, value)
+		a.dirty = true
 		return
 	}
 	if a.idle(w) {
@@ -421,6 +501,28 @@ func (a *Actor) allocationsOf(v *view) owca.Allocations {
 	return m
 }
 
+// Current returns what a lease on a cgroup has come to; see the function Current.
+func (a *Actor) Current(l *Lease) (owca.AllocationKind, owca.Allocation, bool) {
+	return a.current(l.Cgroup, l.Knob, l.New)
+}
+
+// current is Current of a value in a cgroup, of which it takes the period for a burst.
+func (a *Actor) current(path string, k cgroup.Knob, value string) (owca.AllocationKind, owca.Allocation, bool) {
+	if k != cgroup.CPUMaxBurst || path == "" {
+		return Current(a.options.Units, a.host.cpus, k, value)
+	}
+	n, err := a.openNode(path)
+	if err != nil {
+		return "", owca.Allocation{}, false
+	}
+	quota, err := n.Get(cgroup.CPUMax)
+	if err != nil {
+		return "", owca.Allocation{}, false
+	}
+	is, ok := CurrentBurst(a.host.cpus, quota, value)
+	return owca.CPUBurst, is, ok
+}
+
 // inEffect returns what a decision has come to, unless that is up to somebody else in one
 // of the cgroups.
 func (a *Actor) inEffect(s *standing) (is owca.Allocation, ok bool) {
@@ -430,11 +532,11 @@ func (a *Actor) inEffect(s *standing) (is owca.Allocation, ok bool) {
 	n := 0
 	for i := range s.watches {
 		w := &s.watches[i]
-		kind, one, ok := Current(a.options.Units, a.host.cpus, w.knob, w.value)
+		kind, one, ok := a.current(w.path, w.knob, w.value)
 		if !ok || w.path == "" || kind != s.kind {
 			continue
 		}
-		if w.yielded {
+		if w.yielded || w.waking {
 			return is, false
 		}
 		if n++; n == 1 {

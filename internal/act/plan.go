@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"slices"
 	"strings"
@@ -31,9 +32,11 @@ type State struct {
 	CPUs    int    // online
 	CPUList string // the same as a list; "" = not known
 	MemList string // NUMA nodes with memory
-	// Tasks that exist.
+	// Tasks that exist: those that something is wanted for, and those that have leases on
+	// their cgroups.
 	Tasks map[owca.TaskID]*TaskState
-	// Cgroups by path: those of the tasks, and their ancestors as far as they have limits.
+	// Cgroups by path: those of the tasks, and their ancestors as far as they have limits; for
+	// cpu_quota also those below that are leased.
 	Cgroups map[string]*CgroupState
 	// Leases that are held.
 	Leases map[Target]*Lease
@@ -72,7 +75,7 @@ type TaskState struct {
 
 // CgroupState is one cgroup.
 type CgroupState struct {
-	ID     string
+	IDs    [cgroup.NumKnobs]string // [cgroup.Control.ID], of those that Values has
 	Values map[cgroup.Knob]string
 	// Errors of the knobs that could not be read; [cgroup.ErrGone] if it is gone.
 	Errors map[cgroup.Knob]error
@@ -95,7 +98,8 @@ type Planned struct {
 	// Refused is what this host does not allow, as opposed to what is invalid anywhere.
 	Refused []Refusal
 	// Bounded is what would be more if a cgroup above, or the quota, let it, whether or not
-	// that needs a change: to be wanted again when those may have changed.
+	// that needs a change: to be wanted again when those may have changed. What is leased and
+	// was not wanted is among it, where a cgroup above is lowered.
 	Bounded []Bounded
 }
 
@@ -160,6 +164,8 @@ type planner struct {
 	steps    map[Target]*step
 	byKnob   [cgroup.NumKnobs][]*step // the same; see sorted
 	unsorted [cgroup.NumKnobs]bool
+	// held are our own limits below those that change, by target; see holdBelow.
+	held map[Target]*entry
 	// shadowing are entries that have a target which an earlier one, or a release, is about.
 	shadowing []*entry
 	// again: an entry was marked, with which all has to be settled once more.
@@ -260,7 +266,7 @@ func (p *planner) refusals() []Refusal {
 	return list
 }
 
-// bounded in the order of what was wanted.
+// bounded has what was wanted in the order of that.
 func (p *planner) bounded() []Bounded {
 	var list []Bounded
 	for i := range p.entries {
@@ -268,13 +274,20 @@ func (p *planner) bounded() []Bounded {
 			list = append(list, Bounded{e.Task, e.Kind})
 		}
 	}
+	wanted := len(list)
+	for _, e := range p.held {
+		if b := (Bounded{e.Task, e.Kind}); e.bounded && e.refused == "" && !slices.Contains(list, b) {
+			list = append(list, b)
+		}
+	}
+	slices.SortFunc(list[wanted:], func(a, b Bounded) int { return cmp.Or(cmp.Compare(a.Task, b.Task), cmp.Compare(a.Kind, b.Kind)) })
 	return list
 }
 
 // lease returns the one that is held of a target, of this very cgroup.
 func (p *planner) lease(t Target) *Lease {
 	l := p.Leases[t]
-	if l == nil || t.Cgroup != "" && (p.Cgroups[t.Cgroup] == nil || l.ID != p.Cgroups[t.Cgroup].ID) {
+	if l == nil || t.Cgroup != "" && (p.Cgroups[t.Cgroup] == nil || l.ID != p.Cgroups[t.Cgroup].IDs[t.Knob]) {
 		return nil
 	}
 	return l
@@ -341,6 +354,7 @@ func (p *planner) settle() {
 	for {
 		p.claim()
 		p.release()
+		p.holdBelow()
 		p.settleCPUMax()
 		p.settleBurst()
 		p.settleIdle()
@@ -363,6 +377,11 @@ func (p *planner) settle() {
 			e.bounded = false
 			if !e.final && e.Kind != owca.RDTGroup {
 				e.refused, e.gone = "", false
+			}
+		}
+		for _, e := range p.held {
+			if e.bounded = false; !e.final {
+				e.refused = ""
 			}
 		}
 	}
@@ -400,6 +419,11 @@ func (p *planner) claim() {
 				e.refuse("%s of %s is shared with task %s, which is given %s", st.Knob, st.Cgroup, other.entry.Task, other.value)
 			}
 		}
+		for i := range steps {
+			if l := p.ofAnother(e, steps[i].Target); l != nil && !l.Knob.Equal(l.New, steps[i].value) {
+				e.refuse("%s of %s is shared with task %s, which was given %s", l.Knob, l.Cgroup, l.For, l.New)
+			}
+		}
 		if e.refused != "" {
 			continue
 		}
@@ -409,6 +433,18 @@ func (p *planner) claim() {
 			}
 		}
 	}
+}
+
+// ofAnother returns the lease of a target that another task has for the same kind, which is
+// not wanted for that now: what stands for it is not taken over by what was refused because
+// of it.
+func (p *planner) ofAnother(e *entry, t Target) *Lease {
+	l := p.lease(t)
+	if l == nil || l.For == e.Task || l.Kind != e.Kind || p.Tasks[l.For] == nil ||
+		slices.ContainsFunc(p.entries, func(o entry) bool { return o.Task == l.For && o.Kind == l.Kind }) {
+		return nil
+	}
+	return l
 }
 
 // usable returns the cgroups of the task in which a kind can be set, with its knob in them.
@@ -432,7 +468,7 @@ func (p *planner) usable(e *entry) []place {
 		case errors.Is(err, cgroup.ErrGone):
 			continue
 		case errors.Is(err, errors.ErrUnsupported):
-			e.refuse("%s has no %s: the controller is not enabled there, or the kernel has not the feature", path, k)
+			e.refuse("%s has no %s", path, c.lacks(e.Kind))
 			return nil
 		case err != nil:
 			e.refuse("%s of %s cannot be read: %v", k, path, err)
@@ -474,6 +510,23 @@ func (c *CgroupState) knob(kind owca.AllocationKind) (cgroup.Knob, error) {
 		first = errNotRead
 	}
 	return knobs[len(knobs)-1], first
+}
+
+// lacks names the file that it would take for a kind, and says why there may be none.
+func (c *CgroupState) lacks(kind owca.AllocationKind) string {
+	if kind == owca.MemoryHigh || kind == owca.MemoryLow {
+		return knobsOf(kind)[0].String() + ": it takes the memory controller of cgroup v2; v1 has no such limit"
+	}
+	knobs := knobsOf(kind)
+	k := knobs[len(knobs)-1]
+	if c.V1 {
+		k = knobs[0]
+	}
+	file := k.String()
+	if err, ok := errors.AsType[*fs.PathError](c.Errors[k]); ok {
+		_, file = cutLast(err.Path) // v1's name is another one
+	}
+	return file + ": the controller is not enabled there, or the kernel has not the feature"
 }
 
 var errNotRead = errors.New("it was not looked at")
@@ -537,7 +590,7 @@ func (p *planner) change(st *step) (c Change, ok bool) {
 	}
 	c = Change{
 		Target: st.Target, For: by.task, Kind: by.kind, Owner: by.owner, Reason: by.reason,
-		ID: p.Cgroups[st.Cgroup].ID, Old: now, New: st.value, Release: st.release, Note: st.note,
+		ID: p.Cgroups[st.Cgroup].IDs[st.Knob], Old: now, New: st.value, Release: st.release, Note: st.note,
 	}
 	return c, true
 }

@@ -195,6 +195,39 @@ func (p *planner) settleCPUMax() {
 	}
 }
 
+// holdBelow adds steps that keep what is leased below a quota that changes, so that it is
+// bounded with that: on v1 it would be in the way otherwise, and on v2 not what it says.
+func (p *planner) holdBelow() {
+	if len(p.sorted(cgroup.CPUMax)) == 0 {
+		return
+	}
+	for t, l := range p.Leases {
+		if t.Knob != cgroup.CPUMax || t.Cgroup == "" || p.steps[t] != nil || p.lease(t) == nil {
+			continue
+		}
+		if now, ok := p.now(t.Cgroup, t.Knob); !ok || !t.Knob.Equal(now, l.New) {
+			continue // somebody else's by now
+		}
+		for a := range ancestors(t.Cgroup) {
+			if p.live(a, cgroup.CPUMax) == nil {
+				continue
+			}
+			e := p.held[t]
+			if e == nil {
+				e = &entry{Wanted: Wanted{Task: l.For, Kind: l.Kind, Owner: l.Owner, Allocation: owca.Allocation{Reason: l.Reason}}}
+				if p.held == nil {
+					p.held = make(map[Target]*entry)
+				}
+				p.held[t] = e
+			}
+			if !e.final {
+				p.put(&step{Target: t, entry: e, value: l.New})
+			}
+			break
+		}
+	}
+}
+
 // settled is what a step comes to.
 type settled struct {
 	*step

@@ -38,7 +38,7 @@ func planHost(v1 bool) *State {
 	}
 	for _, path := range []string{pods + "podw/a", pods + "podw/b", "/kubepods/podd/c", "/sys", "/sys/x", pods + "podw"} {
 		f.make(path)
-		c := &CgroupState{ID: "id" + path, V1: v1, Values: f.cgroups[path], Errors: map[cgroup.Knob]error{}}
+		c := &CgroupState{IDs: sameID("id" + path), V1: v1, Values: f.cgroups[path], Errors: map[cgroup.Knob]error{}}
 		for k := range cgroup.NumKnobs {
 			if _, ok := c.Values[k]; !ok {
 				c.Errors[k] = &fs.PathError{Op: "open", Path: path, Err: errors.ErrUnsupported}
@@ -70,6 +70,14 @@ func wantedRDT(task owca.TaskID, name, l3, mb string) Wanted {
 }
 
 func (s *State) set(path string, k cgroup.Knob, value string) { s.Cgroups[path].Values[k] = value }
+
+// sameID is that of all limits of a cgroup.
+func sameID(id string) (ids [cgroup.NumKnobs]string) {
+	for k := range ids {
+		ids[k] = id
+	}
+	return ids
+}
 
 // lend makes a value a lease's.
 func (s *State) lend(task owca.TaskID, kind owca.AllocationKind, path string, k cgroup.Knob, first, value string) {
@@ -234,7 +242,7 @@ func TestPlanKinds(t *testing.T) {
 		"quota, made anew": {
 			state: func(s *State) {
 				s.lend("sys", owca.CPUQuota, x, cgroup.CPUMax, "max 100000", "100000 100000")
-				s.Cgroups[x].ID = "other"
+				s.Cgroups[x].IDs = sameID("other")
 				quota(s, x, "max 100000")
 			},
 			wanted: []Wanted{wantedNumber("sys", owca.CPUQuota, 0.26)},
@@ -338,7 +346,15 @@ func TestPlanKinds(t *testing.T) {
 		},
 		"memory v1": {
 			v1: true, wanted: []Wanted{wantedText("sys", owca.MemoryHigh, "max")},
-			refused: []string{"sys memory_high: /sys/x has no memory.high: the controller is not enabled there, or the kernel has not the feature"},
+			refused: []string{"sys memory_high: /sys/x has no memory.high: it takes the memory controller of cgroup v2; v1 has no such limit"},
+		},
+		"a file of v1": {
+			state: func(s *State) {
+				delete(s.Cgroups[x].Values, cgroup.IOMaxLimits)
+				s.Cgroups[x].Errors[cgroup.IOMaxLimits] = &fs.PathError{Op: "read", Path: "/sys/fs/cgroup/blkio/sys/x/blkio.throttle.read_bps_device", Err: errors.ErrUnsupported}
+			},
+			wanted:  []Wanted{{Task: "sys", Kind: owca.IOMax, Allocation: owca.Allocation{IO: map[string]owca.IOLimit{"8:0": {ReadBytes: 1}}}}},
+			refused: []string{"sys io_max: /sys/x has no blkio.throttle.read_bps_device: the controller is not enabled there, or the kernel has not the feature"},
 		},
 		"io": {
 			state: func(s *State) { s.set(x, cgroup.IOMaxLimits, "8:16 rbps=5 wbps=max riops=max wiops=max") },
@@ -773,6 +789,168 @@ func TestCurrent(t *testing.T) {
 	for _, k := range []cgroup.Knob{cgroup.CPUMax, cgroup.CPUSharesV1, cgroup.CPUIdleFlag, cgroup.MemoryHighLimit, cgroup.IOMaxLimits, cgroup.NumKnobs} {
 		if _, _, ok := Current(u, 4, k, "nonsense 0"); ok {
 			t.Errorf("%d: nonsense", k)
+		}
+	}
+}
+
+func TestCurrentBurst(t *testing.T) {
+	for _, test := range []struct {
+		cpus          int
+		cpuMax, burst string
+		want          float64
+		ok            bool
+	}{
+		{4, "50000 100000", "20000", 0.05, true},
+		{4, "max 50000", "100000", 0.5, true},
+		{0, "max 50000", "100000", 0, false},
+		{4, "", "0", 0, false},
+		{4, "max 50000", "nonsense", 0, false},
+	} {
+		if a, ok := CurrentBurst(test.cpus, test.cpuMax, test.burst); ok != test.ok || a.Number != test.want {
+			t.Errorf("%+v: %v %v", test, a.Number, ok)
+		}
+	}
+}
+
+// TestPlanLowersAbove: what is leased below a quota that is lowered goes down with it, whether
+// or not it was wanted.
+func TestPlanLowersAbove(t *testing.T) {
+	for _, v1 := range []bool{true, false} {
+		for name, test := range map[string]struct {
+			state  func(s *State)
+			wanted []Wanted
+			want   []string
+			no     string // why it is refused
+			less   []Bounded
+		}{
+			"leased below": {
+				wanted: []Wanted{wantedNumber("all", owca.CPUQuota, 0.1)},
+				want: []string{
+					"/sys/x cpu.max.burst: 90000 → 40000 (no more than the quota)",
+					"/sys/x cpu.max: 120000 100000 → 40000 100000 (bounded to that of /sys)",
+					"/sys cpu.max: 120000 100000 → 40000 100000",
+				},
+				less: []Bounded{{"sys", owca.CPUQuota}},
+			},
+			"within": {
+				state:  func(s *State) { s.lend("sys", owca.CPUQuota, "/sys/x", cgroup.CPUMax, "max 100000", "30000 100000") },
+				wanted: []Wanted{wantedNumber("all", owca.CPUQuota, 0.1)},
+				want:   []string{"/sys cpu.max: 120000 100000 → 40000 100000"},
+			},
+			"given back": {
+				state: func(s *State) {
+					s.lend("all", owca.CPUQuota, "/sys", cgroup.CPUMax, "100000 100000", "120000 100000")
+					s.set("/sys/x", cgroup.CPUMaxBurst, "0")
+				},
+				wanted: []Wanted{wantedRelease("all", owca.CPUQuota)},
+				want: []string{
+					"/sys/x cpu.max: 120000 100000 → 100000 100000 (bounded to that of /sys)",
+					"/sys cpu.max: 120000 100000 → 100000 100000 release",
+				},
+				less: []Bounded{{"sys", owca.CPUQuota}},
+			},
+			"somebody else's by now": {
+				state: func(s *State) {
+					s.Leases[Target{Cgroup: "/sys/x", Knob: cgroup.CPUMax}].New = "50000 100000"
+				},
+				wanted: []Wanted{wantedNumber("all", owca.CPUQuota, 0.1)},
+				want:   []string{"/sys cpu.max: 120000 100000 → 40000 100000"}, // v2
+				no:     "the cgroup /sys/x below /sys has 120000 100000, which is more than 40000 100000",
+			},
+			"a burst below is somebody else's": {
+				state: func(s *State) {
+					s.Yielded = map[Yield]bool{{"sys", owca.CPUQuota, Target{Cgroup: "/sys/x", Knob: cgroup.CPUMaxBurst}}: true}
+				},
+				wanted: []Wanted{wantedNumber("all", owca.CPUQuota, 0.1)},
+				want:   []string{"/sys cpu.max: 120000 100000 → 40000 100000"}, // v2
+				no:     "the cgroup /sys/x below /sys has 120000 100000, which is more than 40000 100000",
+			},
+		} {
+			s := planHost(v1)
+			s.Tasks["all"] = &TaskState{Cgroups: []string{"/sys"}}
+			s.lend("all", owca.CPUQuota, "/sys", cgroup.CPUMax, "max 100000", "120000 100000")
+			s.lend("sys", owca.CPUQuota, "/sys/x", cgroup.CPUMax, "max 100000", "120000 100000")
+			s.set("/sys/x", cgroup.CPUMaxBurst, "90000")
+			if test.state != nil {
+				test.state(s)
+			}
+			if name == "within" {
+				s.set("/sys/x", cgroup.CPUMaxBurst, "0")
+			}
+			planned, err := Plan(s, test.wanted)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, refused := test.want, ""
+			if test.no != "" && v1 {
+				want = nil
+			}
+			if len(planned.Refused) > 0 {
+				refused = planned.Refused[0].Reason
+			}
+			if diff := cmp.Diff(want, changeTexts(planned.Changes)); diff != "" {
+				t.Errorf("%s, v1 %v: %s", name, v1, diff)
+			}
+			if v1 && refused != test.no || !v1 && refused != "" {
+				t.Errorf("%s, v1 %v: refused: %q", name, v1, refused)
+			}
+			if diff := cmp.Diff(test.less, planned.Bounded); diff != "" {
+				t.Errorf("%s, v1 %v: bounded: %s", name, v1, diff)
+			}
+		}
+	}
+}
+
+// TestPlanSharedCgroup: what one of two tasks with the same cgroup has is not taken over by
+// the other alone, which was refused because of it.
+func TestPlanSharedCgroup(t *testing.T) {
+	const x = "/sys/x"
+	for name, test := range map[string]struct {
+		state  func(s *State)
+		wanted []Wanted
+		want   []string
+		no     string
+	}{
+		"at once": {
+			wanted: []Wanted{wantedNumber("also", owca.CPUQuota, 0.5), wantedNumber("sys", owca.CPUQuota, 0.25)},
+			no:     "cpu.max of /sys/x is shared with task sys, which is given 100000 100000",
+		},
+		"alone": {
+			wanted: []Wanted{wantedNumber("also", owca.CPUQuota, 0.5)},
+			no:     "cpu.max of /sys/x is shared with task sys, which was given 100000 100000",
+		},
+		"the same": {wanted: []Wanted{wantedNumber("also", owca.CPUQuota, 0.25)}},
+		"given back": {
+			wanted: []Wanted{wantedRelease("sys", owca.CPUQuota), wantedNumber("also", owca.CPUQuota, 0.5)},
+			want:   []string{"/sys/x cpu.max: 100000 100000 → 200000 100000"},
+		},
+		"of one that has gone": {
+			state:  func(s *State) { delete(s.Tasks, "sys") },
+			wanted: []Wanted{wantedNumber("also", owca.CPUQuota, 0.5)},
+			want:   []string{"/sys/x cpu.max: 100000 100000 → 200000 100000"},
+		},
+		"made anew": {
+			state:  func(s *State) { s.Cgroups[x].IDs = sameID("another") },
+			wanted: []Wanted{wantedNumber("also", owca.CPUQuota, 0.5)},
+			want:   []string{"/sys/x cpu.max: 100000 100000 → 200000 100000"},
+		},
+	} {
+		s := planHost(true)
+		s.Tasks["also"] = &TaskState{Cgroups: []string{x}}
+		s.lend("sys", owca.CPUQuota, x, cgroup.CPUMax, "max 100000", "100000 100000")
+		if test.state != nil {
+			test.state(s)
+		}
+		planned, err := Plan(s, test.wanted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := ""
+		if len(planned.Refused) > 0 {
+			refused = planned.Refused[0].Reason
+		}
+		if diff := cmp.Diff(test.want, changeTexts(planned.Changes)); diff != "" || refused != test.no {
+			t.Errorf("%s: refused %q: %s", name, refused, diff)
 		}
 	}
 }

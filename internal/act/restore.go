@@ -164,18 +164,17 @@ func (r *restorer) undo(l *Lease) (End, error) {
 		return "", err
 	}
 	defer c.Close()
-	if c.ID() != l.ID {
-		return EndGone, nil
-	}
 	now, err := c.Get(l.Knob)
 	switch {
 	case goneFile(err):
 		return EndGone, nil
 	case err != nil:
 		return "", err
+	case c.ID(l.Knob) != l.ID:
+		return EndGone, nil
 	case l.Knob.Equal(now, l.First):
 		return EndRestored, nil
-	case l.Knob.Mixes(now, l.First, l.Old, l.New), now != "" && now == l.widened(l.New):
+	case l.ours(now):
 	case hiddenWeight(c, l.Knob):
 		// It has no weight to be seen, and none can be set: cpu.idle is to be undone first.
 		return "", fmt.Errorf("%s back to %s: the cgroup is idle: %w", c.File(l.Knob), l.First, syscall.EINVAL)
@@ -189,6 +188,12 @@ func (r *restorer) undo(l *Lease) (End, error) {
 		return "", fmt.Errorf("%s back to %s: %w", c.File(l.Knob), l.First, err)
 	}
 	return EndRestored, nil
+}
+
+// ours says whether a value is one that we may have left: that before the last change, which
+// may not have been made, what it was to be, or what is between them.
+func (l *Lease) ours(value string) bool {
+	return l.Knob.Mixes(value, l.First, l.Old, l.New) || value != "" && value == l.widened(l.New)
 }
 
 // widen has cpusets that cannot become what they were, because of those below them, which
@@ -498,7 +503,7 @@ func (g *hostGroups) Control() (groups []resctrl.ControlGroup, tasks map[string]
 
 // watch finds the threads of a task; nil if all its cgroups are gone.
 func (g *hostGroups) watch(paths []string, names []resctrl.Name) (*groupTask, error) {
-	var cgroups []*cgroup.Group
+	opened := len(g.cgroups) // those that close closes
 	for _, path := range paths {
 		c, err := g.tree.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -507,12 +512,12 @@ func (g *hostGroups) watch(paths []string, names []resctrl.Name) (*groupTask, er
 		if err != nil {
 			return nil, err
 		}
-		cgroups = append(cgroups, c)
+		g.cgroups = append(g.cgroups, c)
 	}
+	cgroups := slices.Clone(g.cgroups[opened:])
 	if len(cgroups) == 0 {
 		return nil, nil
 	}
-	g.cgroups = append(g.cgroups, cgroups...)
 	lister := func(buf []int) ([]int, error) {
 		for _, c := range cgroups {
 			list, err := c.ThreadsBelow(buf)

@@ -291,7 +291,7 @@ func TestRestoreIdle(t *testing.T) {
 		if control, err := a.tree.Control(group.Path); err != nil {
 			t.Fatal(err)
 		} else {
-			c.ID = control.ID()
+			c.ID = control.ID(weight)
 		}
 		// As the plan has it: what cpu.idle makes of the weight is leased with it.
 		if weightFirst {
@@ -560,6 +560,24 @@ func groupsInfo(t *testing.T, tree *cgroup.Tree) *resctrl.Info {
 }
 
 // BenchmarkJournalTake is 1000 leases written down and on disk, and 1000 that end.
+// TestRestoreClosesCgroups: those of a task that cannot be watched are closed with the others.
+func TestRestoreClosesCgroups(t *testing.T) {
+	hosttest.Need(t, "root")
+	tree, err := cgroup.FS{}.Tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &hostGroups{root: "/", tree: tree}
+	c := hosttest.NewCgroup(t, nil, "act-closed")
+	if _, err := g.watch([]string{c.Path, "no path"}, nil); err == nil {
+		t.Fatal("a path that is none")
+	}
+	if len(g.cgroups) != 1 {
+		t.Errorf("%d cgroups will be closed", len(g.cgroups))
+	}
+	g.close()
+}
+
 func BenchmarkJournalTake(b *testing.B) {
 	j := openTestJournal(b, b.TempDir())
 	defer j.Close()

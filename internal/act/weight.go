@@ -38,9 +38,29 @@ func (a *Actor) raiseOwnWeight() {
 	case !errors.Is(err, errShared):
 		a.log.Debug("the weight of the agent's cgroup is as it was", "error", err)
 	}
-	if err := renice(filepath.Join(a.root, "proc/self/task")); err != nil {
+	reniced, err := renice(filepath.Join(a.root, "proc/self/task"), 0, ownNice)
+	if a.reniced = a.reniced || reniced; err != nil {
 		a.log.Info("the agent runs with the weight of any other process: on a busy host its ticks may be late; "+
 			"give it a cgroup of its own (as a systemd service has), or CAP_SYS_NICE", "error", err)
+	}
+}
+
+// lowerOwnWeight undoes raiseOwnWeight, when nothing is to be decided any more.
+func (a *Actor) lowerOwnWeight() {
+	k := decisionKey{"", owca.CPUShares}
+	if s := a.standing[k]; s != nil {
+		_ = a.restoreWhere(EndReleased, func(l *Lease) bool { return l.Owner == ownOwner && l.Kind == k.kind }) // logged
+		if a.watching(s) {
+			return
+		}
+		a.forget(s)
+		a.weighed = false
+	}
+	if a.reniced {
+		a.reniced, a.weighed = false, false
+		if _, err := renice(filepath.Join(a.root, "proc/self/task"), ownNice, 0); err != nil {
+			a.log.Info("the nice value of the agent stays lowered", "error", err)
+		}
 	}
 }
 
@@ -116,7 +136,7 @@ func (a *Actor) leaseOwnWeight(path string) error {
 		return nil
 	}
 	c := Change{
-		Target: Target{Cgroup: path, Knob: knob}, Kind: owca.CPUShares, Owner: ownOwner, ID: n.id,
+		Target: Target{Cgroup: path, Knob: knob}, Kind: owca.CPUShares, Owner: ownOwner, ID: n.ID(knob),
 		Reason: "so that the agent runs when CPUs are short", Old: value, New: highest,
 	}
 	var report Report
@@ -128,36 +148,34 @@ func (a *Actor) leaseOwnWeight(path string) error {
 	s := a.standingOf(decisionKey{"", owca.CPUShares})
 	s.owner, s.adopted = ownOwner, true
 	if l := a.leases[c.Target]; l != nil {
-		s.watches = []watch{{node: n, path: path, id: n.id, knob: knob, value: l.New, lease: l}}
+		s.watches = []watch{{node: n, path: path, id: l.ID, knob: knob, value: l.New, lease: l}}
 	}
 	return nil
 }
 
 // renice gives all threads of this process another nice value, unless somebody gave it one;
 // those to come inherit it. It ends with the process.
-func renice(tasks string) error {
+func renice(tasks string, from, to int) (done bool, err error) {
 	nice, err := syscall.Getpriority(prioProcess, 0)
-	if err != nil {
-		return err
-	}
-	if nice != 20 { // the system call returns 20 - nice
-		return nil
+	if err != nil || 20-nice != from { // the system call returns 20 - nice
+		return false, err
 	}
 	// Threads that were made meanwhile by ones that were not yet reached.
 	for range 3 {
 		entries, err := os.ReadDir(tasks)
 		if err != nil {
-			return err
+			return done, err
 		}
 		for _, e := range entries {
 			tid, err := strconv.Atoi(e.Name())
 			if err != nil {
 				continue
 			}
-			if err := syscall.Setpriority(prioProcess, tid, ownNice); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return err
+			if err := syscall.Setpriority(prioProcess, tid, to); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return done, err
 			}
+			done = true
 		}
 	}
-	return nil
+	return true, nil
 }

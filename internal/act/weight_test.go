@@ -35,6 +35,24 @@ func childWeigh(args []string) error {
 	if _, err := in.ReadString('\n'); err != nil {
 		return err
 	}
+	// What a dry run gives back is raised again after it, until there is nobody who decides.
+	a.SetOptions(Options{StateDir: args[0], DryRun: true})
+	a.SetOptions(Options{StateDir: args[0]})
+	again, err := syscall.Getpriority(prioProcess, 0)
+	if err != nil {
+		return err
+	}
+	if again != nice {
+		return fmt.Errorf("nice %d after a dry run", 20-again)
+	}
+	a.KeepOwners(nil)
+	if nice, err = syscall.Getpriority(prioProcess, 0); err != nil {
+		return err
+	}
+	fmt.Println(20-nice, len(a.Leases()))
+	if _, err := in.ReadString('\n'); err != nil {
+		return err
+	}
 	return a.Close()
 }
 
@@ -91,7 +109,8 @@ func TestOwnWeight(t *testing.T) {
 				}
 			}
 			line()
-			nice, err := bufio.NewReader(out).ReadString('\n')
+			lines := bufio.NewReader(out)
+			nice, err := lines.ReadString('\n')
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,6 +130,13 @@ func TestOwnWeight(t *testing.T) {
 			}
 			if nice = strings.TrimSpace(nice); nice != wantNice {
 				t.Errorf("the nice value is %s, want %s", nice, wantNice)
+			}
+			line()
+			if nice, err = lines.ReadString('\n'); err != nil || nice != fmt.Sprintln(20-inherited, 0) {
+				t.Errorf("without allocators it has nice and leases %q, %v", nice, err)
+			}
+			if got := weight(); got != before {
+				t.Errorf("without allocators the weight is %s, was %s", got, before)
 			}
 			line()
 			if err := cmd.Wait(); err != nil {

@@ -26,11 +26,15 @@ import (
 type Control struct {
 	place
 	tree   *Tree
-	id     string
+	ids    [NumKnobs]string // those that were asked for
 	knobs  [NumKnobs]*openKnob
 	files  int // kept open
 	closed bool
 }
+
+// toWrite opens a file of a knob to write it. With O_NONBLOCK memory.high doesn't reclaim
+// (memory_high_write, Linux 6.16).
+const toWrite = unix.O_RDWR | unix.O_NONBLOCK
 
 // maxKnobFiles is how many files a knob has at most.
 const maxKnobFiles = 4
@@ -99,15 +103,14 @@ func (t *Tree) planKnobs() {
 	}
 }
 
-// Control opens a cgroup to change its limits; no file is opened yet. The error wraps
-// fs.ErrNotExist if no hierarchy has it.
+// Control opens a cgroup to change its limits; no file is opened yet, and of the hierarchies
+// only one is looked at. The error wraps fs.ErrNotExist if no hierarchy has it.
 func (t *Tree) Control(path string) (*Control, error) {
-	at, err := t.find(path)
+	at, err := t.find(path, true)
 	if err != nil {
 		return nil, err
 	}
 	c := &Control{place: at, tree: t}
-	c.id = c.identify()
 	t.controls[c] = struct{}{}
 	return c, nil
 }
@@ -126,19 +129,29 @@ func (c *Control) home() int {
 	return slices.IndexFunc(c.inodes, func(inode uint64) bool { return inode != 0 })
 }
 
-// ID tells this cgroup from others that had or will have its path: the inode of its
-// directory, as text. It is the same in other processes, until the next boot. Of several
-// hierarchies the first that has it, of those with limits, stands for all: managers make a
-// cgroup's other directories later, when they need them.
-func (c *Control) ID() string { return c.id }
-
-func (c *Control) identify() string {
-	h := c.home()
-	name := "v2"
-	if hier := &c.tree.hierarchies[h]; hier.Version == V1 && len(hier.Controllers) > 0 {
-		name = hier.Controllers[0]
+// ID tells the cgroup that has this limit from others that had or will have its path: the
+// inode of its directory in the knob's hierarchy, as text. It is the same in other processes,
+// until the next boot. Managers make and remove a cgroup's directories one hierarchy at a
+// time, so those of another hierarchy say nothing of this limit. It is "" if there is none
+// in the knob's, or that could not be told, as the error of Get says; never after a Get
+// without one.
+func (c *Control) ID(k Knob) string {
+	if k >= NumKnobs || c.tree.knobs[k].hierarchy < 0 {
+		return ""
 	}
-	return name + ":" + strconv.FormatUint(c.inodes[h], 10)
+	h := c.tree.knobs[k].hierarchy
+	if c.inodes[h] == 0 {
+		_, _ = c.dir(h)
+		c.tree.closeDirs()
+	}
+	if c.ids[k] == "" && c.inodes[h] != 0 {
+		name := "v2"
+		if hier := &c.tree.hierarchies[h]; hier.Version == V1 {
+			name = hier.Controllers[0]
+		}
+		c.ids[k] = name + ":" + strconv.FormatUint(c.inodes[h], 10)
+	}
+	return c.ids[k]
 }
 
 // File returns the file of a knob, for messages; the first one where there are two.
@@ -173,6 +186,17 @@ func (c *Control) fail(op string, k Knob, i int, f fault) error {
 		err = errNoKnob
 	}
 	return &fs.PathError{Op: op, Path: c.file(k, i), Err: err}
+}
+
+// dir is Tree.dir. A hierarchy that is looked at for the first time may have a cgroup made
+// anew.
+func (c *Control) dir(h int) (int, fault) {
+	if home := c.home(); c.inodes[h] == 0 && h != home {
+		if _, f := c.tree.dir(&c.place, home); f == gone {
+			return -1, gone
+		}
+	}
+	return c.tree.dir(&c.place, h)
 }
 
 // use returns the knob's files and state.
@@ -302,20 +326,28 @@ func (c *Control) read(files *knobFiles, o *openKnob, i int) ([]byte, fault) {
 		}
 		c.drop(o, i)
 	}
-	fd, f := c.open(files, o, i, unix.O_RDONLY)
+	flags, writable := unix.O_RDONLY, t.Writes
+	if writable {
+		flags = toWrite
+	}
+	fd, f := c.open(files, o, i, flags)
+	if writable && (f == fault(unix.EACCES) || f == fault(unix.EPERM) || f == fault(unix.EROFS)) {
+		writable = false
+		fd, f = c.open(files, o, i, unix.O_RDONLY)
+	}
 	if f != 0 {
 		return nil, f
 	}
 	b, f := t.pread(fd)
 	files.seen = files.seen || f == 0 && files.older == nil // those come and go with bfq
-	if f != 0 || !c.keep(o, i, fd, false) {
+	if f != 0 || !c.keep(o, i, fd, writable) {
 		_ = unix.Close(fd)
 	}
 	return b, f
 }
 
 func (c *Control) open(files *knobFiles, o *openKnob, i, flags int) (int, fault) {
-	dir, f := c.tree.dir(&c.place, files.hierarchy)
+	dir, f := c.dir(files.hierarchy)
 	if f != 0 {
 		return -1, f
 	}
@@ -378,22 +410,76 @@ func (c *Control) Set(k Knob, value string) error {
 	if err != nil {
 		return err
 	}
-	t := c.tree
 	canonical, ok := k.canonical(value)
 	if !ok {
 		return c.refused(k, 0, value, unix.EINVAL)
 	}
+	var before string
+	if inSteps(k, files) {
+		if before, err = c.Get(k); err != nil {
+			return err
+		}
+	}
+	return c.set(files, o, k, before, canonical)
+}
+
+// ErrChanged is what Replace wraps where somebody else was faster.
+var ErrChanged = errors.New("somebody else has changed the value meanwhile")
+
+// Replace is Set where a knob still has the value before, or one that means the same; where
+// it has not, nothing is written, and the error wraps [ErrChanged]. It returns the value that
+// is there now, "" if that could not be told: what took effect, as the kernel rounds some.
+// Between the look and the write it is a few µs.
+func (c *Control) Replace(k Knob, before, value string) (now string, err error) {
+	files, o, err := c.use("write", k)
+	if err != nil {
+		return "", err
+	}
+	canonical, ok := k.canonical(value)
+	if !ok {
+		return "", c.refused(k, 0, value, unix.EINVAL)
+	}
+	if now, err = c.Get(k); err != nil {
+		return "", err
+	}
+	if !k.Equal(now, before) {
+		return now, &fs.PathError{Op: "write", Path: c.file(k, 0), Err: fmt.Errorf("%q, before %q: %w", now, before, ErrChanged)}
+	}
+	if err := c.set(files, o, k, now, canonical); err != nil {
+		return now, err
+	}
+	if k.exact() {
+		return canonical, nil
+	}
+	now, _ = c.Get(k) // it is set, whatever this says
+	return now, nil
+}
+
+// exact says whether the kernel keeps a value as it is written, if it takes it.
+func (k Knob) exact() bool {
+	switch k {
+	case CPUMax, CPUMaxBurst, CPUSharesV1, CPUWeightV2, CPUIdleFlag:
+		return true
+	}
+	return false
+}
+
+// inSteps says whether a value takes more than one write.
+func inSteps(k Knob, files *knobFiles) bool { return k == CPUMax && files.v1 || k == IOMaxLimits }
+
+// set writes a value; before is the one that is there, of those in steps.
+func (c *Control) set(files *knobFiles, o *openKnob, k Knob, before, canonical string) error {
 	switch {
 	case k == CPUMax && files.v1:
-		return c.setBandwidth(files, o, canonical)
+		return c.setBandwidth(files, o, before, canonical)
 	case k == IOMaxLimits:
-		return c.setIOMax(files, o, canonical)
+		return c.setIOMax(files, o, before, canonical)
 	}
 	if canonical == "" {
 		canonical = "\n" // a write of no bytes is none
 	}
-	err = c.write(files, o, k, 0, canonical)
-	t.closeDirs()
+	err := c.write(files, o, k, 0, canonical)
+	c.tree.closeDirs()
 	return err
 }
 
@@ -417,8 +503,7 @@ func (c *Control) write(files *knobFiles, o *openKnob, k Knob, i int, text strin
 		}
 	}
 	c.drop(o, i)
-	// With O_NONBLOCK memory.high doesn't reclaim (memory_high_write).
-	fd, f := c.open(files, o, i, unix.O_RDWR|unix.O_NONBLOCK)
+	fd, f := c.open(files, o, i, toWrite)
 	if f.isMissing() || f == gone {
 		return c.fail("write", k, i, c.absent(files))
 	}
@@ -484,11 +569,7 @@ func (c *Control) do(files *knobFiles, o *openKnob, k Knob, steps []step) (at in
 }
 
 // setBandwidth sets v1's quota and period, which are two writes.
-func (c *Control) setBandwidth(files *knobFiles, o *openKnob, value string) error {
-	before, err := c.Get(CPUMax)
-	if err != nil {
-		return err
-	}
+func (c *Control) setBandwidth(files *knobFiles, o *openKnob, before, value string) (err error) {
 	old, _ := parseBandwidth(before)
 	to, _ := parseBandwidth(value)
 	for _, way := range bandwidthWays(old, to) {
@@ -534,11 +615,7 @@ func bandwidthWays(old, to bandwidth) [][]step {
 
 // setIOMax writes the limits that differ: one write for a device, on v1 for each of its
 // limits.
-func (c *Control) setIOMax(files *knobFiles, o *openKnob, value string) error {
-	before, err := c.Get(IOMaxLimits)
-	if err != nil {
-		return err
-	}
+func (c *Control) setIOMax(files *knobFiles, o *openKnob, before, value string) error {
 	old, _ := parseDevices(before)
 	to, _ := parseDevices(value)
 	var steps []step
@@ -564,7 +641,7 @@ func (c *Control) setIOMax(files *knobFiles, o *openKnob, value string) error {
 			add(a, b)
 		}
 	}
-	_, err = c.do(files, o, IOMaxLimits, steps)
+	_, err := c.do(files, o, IOMaxLimits, steps)
 	return err
 }
 
@@ -576,7 +653,11 @@ func (c *Control) Below(k Knob, f func(path, value string) bool) error {
 	if err != nil {
 		return err
 	}
-	dir, fl := c.tree.openDir(&c.place, files.hierarchy)
+	_, fl := c.dir(files.hierarchy)
+	dir := -1
+	if fl == 0 {
+		dir, fl = c.tree.openDir(&c.place, files.hierarchy)
+	}
 	if fl == 0 {
 		_, fl = c.tree.knobBelow(k, dir, c.path, f, 0)
 		_ = unix.Close(dir)

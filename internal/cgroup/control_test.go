@@ -444,13 +444,13 @@ func TestHostKnobsReadOnly(t *testing.T) {
 	cg := hosttest.NewCgroup(t, nil, "readonly")
 	before := get(t, control(t, tree, cg.Path), CPUMax)
 	check := func(t *testing.T, tree *Tree, path string, want error) {
-		c, err := tree.Control(path)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer c.Close()
-		for range 2 {
+		for _, tree.Writes = range []bool{false, true} {
+			c, err := tree.Control(path)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			t.Cleanup(func() { c.Close() })
 			if v, err := c.Get(CPUMax); err != nil || v != before {
 				t.Errorf("Get: %q, %v", v, err)
 			}
@@ -523,10 +523,10 @@ func TestHostKnobsGone(t *testing.T) {
 		c := control(t, tree, cg.Path)
 		set(t, c, CPUMax, "50000 100000")
 		get(t, c, CPUIdleFlag)
-		if again := control(t, hostTree(t), cg.Path).ID(); again != c.ID() || ids[again] {
-			t.Errorf("ID %q, for another tree %q; before there were %v", c.ID(), again, ids)
+		if again := control(t, hostTree(t), cg.Path).ID(CPUMax); again != c.ID(CPUMax) || again == "" || ids[again] {
+			t.Errorf("ID %q, for another tree %q; before there were %v", c.ID(CPUMax), again, ids)
 		}
-		ids[c.ID()] = true
+		ids[c.ID(CPUMax)] = true
 		check := func(when string) {
 			t.Helper()
 			for k := range NumKnobs {
@@ -818,7 +818,9 @@ func TestKnobElsewhere(t *testing.T) {
 		{Dir: cpu, Version: V1, Controllers: []string{"cpu"}, Root: "/"},
 	})
 	c := control(t, tree, "/a")
-	id := c.ID()
+	if id := c.ID(CPUSharesV1); id != "" {
+		t.Errorf("ID %q of a limit that it does not have", id)
+	}
 	below := func() error { return c.Below(CPUSharesV1, func(string, string) bool { return true }) }
 	if _, err := c.Get(CPUSharesV1); !errors.Is(err, errors.ErrUnsupported) {
 		t.Error(err)
@@ -831,8 +833,9 @@ func TestKnobElsewhere(t *testing.T) {
 	}
 	write(t, filepath.Join(cpu, "a", "cgroup.procs"), "")
 	write(t, filepath.Join(cpu, "a", "cpu.shares"), "1024\n")
-	if v := get(t, c, CPUSharesV1); v != "1024" || c.ID() != id {
-		t.Errorf("%s, and the ID is %s, before %s", v, c.ID(), id)
+	id := c.ID(CPUSharesV1)
+	if v := get(t, c, CPUSharesV1); v != "1024" || !strings.HasPrefix(id, "cpu:") || control(t, tree, "/a").ID(CPUSharesV1) != id {
+		t.Errorf("%s, and the ID is %q", v, id)
 	}
 	if err := os.RemoveAll(filepath.Join(cpu, "a")); err != nil {
 		t.Fatal(err)
@@ -943,5 +946,76 @@ func BenchmarkKnobs(b *testing.B) {
 			b.ReportMetric(float64(times[3]/n), "ns/set")
 			b.ReportMetric(float64(times[3])/float64(times[2]), "set/bare")
 		})
+	}
+}
+
+// TestHostReplace: nothing is written over what somebody else wrote.
+func TestHostReplace(t *testing.T) {
+	tree := hostTree(t)
+	tree.Writes = true
+	cg := hosttest.NewCgroup(t, nil, "replace")
+	c, other := control(t, tree, cg.Path), control(t, hostTree(t), cg.Path)
+	before := get(t, c, CPUMax)
+	if now, err := c.Replace(CPUMax, before, "050000 100000"); err != nil || now != "50000 100000" || get(t, other, CPUMax) != now {
+		t.Errorf("%q, %v", now, err)
+	}
+	set(t, other, CPUMax, "30000 100000")
+	if now, err := c.Replace(CPUMax, "50000 100000", "60000 100000"); !errors.Is(err, ErrChanged) || now != "30000 100000" || get(t, other, CPUMax) != now {
+		t.Errorf("%q, %v", now, err)
+	}
+	// Too little for the kernel: what was there stays.
+	if now, err := c.Replace(CPUMax, "30000 100000", "1 100000"); !errors.Is(err, unix.EINVAL) || now != "30000 100000" || get(t, other, CPUMax) != now {
+		t.Errorf("%q, %v", now, err)
+	}
+	if _, err := c.Replace(CPUMax, "30000 100000", "a lot"); !errors.Is(err, unix.EINVAL) {
+		t.Error(err)
+	}
+	for k := range NumKnobs {
+		value, err := c.Get(k)
+		if errors.Is(err, errors.ErrUnsupported) {
+			continue
+		}
+		if now, err := c.Replace(k, value, value); err != nil || now != value {
+			t.Errorf("%s: %q became %q, %v", k, value, now, err)
+		}
+	}
+	// The kernel computes with another unit, and rounds.
+	for _, k := range []Knob{CPUMax, CPUMaxBurst, CPUSharesV1, CPUWeightV2} {
+		if _, err := c.Get(k); errors.Is(err, errors.ErrUnsupported) {
+			continue
+		}
+		for n := uint64(1003); n <= 10000; n += 149 {
+			value := strconv.FormatUint(n, 10)
+			switch k {
+			case CPUMax:
+				value += " 100003"
+			case CPUMaxBurst:
+				value = strconv.FormatUint(n/10, 10)
+			}
+			if now, err := c.Replace(k, get(t, other, k), value); err != nil || now != value || get(t, other, k) != value {
+				t.Errorf("%s: %q became %q, %v", k, value, now, err)
+			}
+		}
+	}
+	cg.Remove()
+	if _, err := c.Replace(CPUMax, before, before); !errors.Is(err, ErrGone) {
+		t.Error(err)
+	}
+}
+
+// TestWrites: a file is opened once, to be read and written.
+func TestWrites(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a", "cpu.max")
+	write(t, filepath.Join(dir, "a", "cgroup.procs"), "")
+	write(t, file, "max 100000\n")
+	for _, writes := range []bool{false, true} {
+		tree := newTree([]Hierarchy{{Dir: dir, Version: V2, Root: "/"}})
+		tree.Writes = writes
+		c := control(t, tree, "/a")
+		get(t, c, CPUMax)
+		if c.knobs[CPUMax].writable[0] != writes {
+			t.Errorf("opened to be written: %t", !writes)
+		}
 	}
 }

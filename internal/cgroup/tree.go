@@ -35,6 +35,9 @@ type Tree struct {
 	// The default is what this process may open less a sixteenth, or less 1024
 	// if that is more, or half of it if that is little; at most 65536.
 	KeepFiles int
+	// Writes: files of Controls are opened to be written, too, where that is permitted, by
+	// a Get already: for those who are going to Set what they Get. Default is false.
+	Writes bool
 
 	hierarchies []Hierarchy
 	sources     []source
@@ -155,7 +158,7 @@ func (t *Tree) v1(controller string) int {
 // "/a/b" without "." and "..". The error wraps [fs.ErrNotExist] if no hierarchy
 // has it. No file is opened before the first Read.
 func (t *Tree) Open(name string) (*Group, error) {
-	at, err := t.find(name)
+	at, err := t.find(name, false)
 	if err != nil {
 		return nil, err
 	}
@@ -173,15 +176,18 @@ type place struct {
 	inodes []uint64 // of its directory, by hierarchy; 0: not there
 }
 
-// find looks for a cgroup in all hierarchies.
-func (t *Tree) find(name string) (place, error) {
+// find looks for a cgroup in all hierarchies, or until one has it.
+func (t *Tree) find(name string, one bool) (place, error) {
 	if !strings.HasPrefix(name, "/") || path.Clean(name) != name || strings.ContainsRune(name, 0) {
 		return place{}, fmt.Errorf("%q is not the path of a cgroup: %w", name, fs.ErrInvalid)
 	}
 	at := place{path: name, inodes: make([]uint64, len(t.hierarchies))}
 	found := false
 	var problem error
-	for i := range t.hierarchies {
+	for _, i := range t.list { // those with limits first
+		if one && found {
+			break
+		}
 		h := &t.hierarchies[i]
 		rel, ok := h.rel(name)
 		if !ok {

@@ -18,7 +18,7 @@ import (
 type Rule struct {
 	TaskID *string           `yaml:"task_id" maxlen:"4096" help:"The task that the rule is for."`
 	Labels map[string]string `yaml:"labels" format:"regexp" help:"Regular expressions, anchored at the start, by label; ignored with a task_id." example:"{app: web}"`
-	Match  string            `yaml:"match" enum:"all,any" help:"Whether all labels must match, or any; default: that of the allocator."`
+	Match  *string           `yaml:"match" enum:"all,any" help:"Whether all labels must match, or any; null: as the allocator says."`
 
 	Allocations RuleAllocations `yaml:"allocations" required:"true" help:"What the tasks get."`
 }
@@ -27,7 +27,7 @@ type Rule struct {
 type RuleAllocations struct {
 	CPUQuota   *float64          `yaml:"cpu_quota" range:"0.." help:"Limit of CPU time, as a part of the whole host; 1 = none." example:"0.25"`
 	CPUShares  *float64          `yaml:"cpu_shares" range:"0.." help:"Weight under contention, in units of cpu_shares_unit." example:"2"`
-	CPUBurst   *float64          `yaml:"cpu_burst" range:"0.." help:"CPU time beyond the quota that may be saved up, as a part of the whole host in one period." example:"0.1"`
+	CPUBurst   *float64          `yaml:"cpu_burst" range:"0..1" help:"CPU time beyond the quota that may be saved up, as a part of the whole host in one period." example:"0.1"`
 	CPUIdle    *Switch           `yaml:"cpu_idle" help:"Run only when nobody else wants to (SCHED_IDLE)." example:"true"`
 	CPUSetCPUs *string           `yaml:"cpuset_cpus" help:"CPUs, as a list." example:"0-3,8"`
 	CPUSetMems *string           `yaml:"cpuset_mems" help:"NUMA nodes, as a list." example:"\"0\""`
@@ -40,10 +40,10 @@ type RuleAllocations struct {
 
 // RuleIO are limits of one device; nil or max = none.
 type RuleIO struct {
-	ReadBytes       *Bytes `yaml:"rbps" help:"Bytes read per second."`
-	WriteBytes      *Bytes `yaml:"wbps" help:"Bytes written per second."`
-	ReadOperations  *Bytes `yaml:"riops" help:"Reads per second."`
-	WriteOperations *Bytes `yaml:"wiops" help:"Writes per second."`
+	ReadBytes       *Bytes      `yaml:"rbps" help:"Bytes read per second."`
+	WriteBytes      *Bytes      `yaml:"wbps" help:"Bytes written per second."`
+	ReadOperations  *Operations `yaml:"riops" help:"Reads per second."`
+	WriteOperations *Operations `yaml:"wiops" help:"Writes per second."`
 }
 
 // RuleRDT is a control group of resctrl.
@@ -82,7 +82,7 @@ func (r *RuleAllocations) Validate() error {
 	}{
 		{"cpu_quota", r.CPUQuota, 0, math.MaxFloat64},
 		{"cpu_shares", r.CPUShares, 0, math.MaxFloat64},
-		{"cpu_burst", r.CPUBurst, 0, math.MaxFloat64},
+		{"cpu_burst", r.CPUBurst, 0, 1},
 		{"io_weight", r.IOWeight, 1, 10000},
 	} {
 		// Not "outside": NaN is neither.
@@ -100,9 +100,31 @@ func (r *RuleAllocations) Validate() error {
 			}
 		}
 	}
+	if r.IOMax != nil && len(r.IOMax) == 0 {
+		errs = append(errs, badField("io_max", `no device (expected one as {"8:0": {wbps: 50M}})`))
+	}
 	for _, device := range slices.Sorted(maps.Keys(r.IOMax)) {
 		if !deviceName.MatchString(device) {
 			errs = append(errs, badField("io_max", `%q is no device (expected "8:0" or "/dev/sda")`, device))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Validate refuses 0, which is no limit of an [owca.IOLimit] and none that the kernel takes.
+func (l RuleIO) Validate() error {
+	var errs []error
+	for _, f := range []struct {
+		field string
+		zero  bool
+	}{
+		{"rbps", l.ReadBytes != nil && *l.ReadBytes == Bytes{}},
+		{"wbps", l.WriteBytes != nil && *l.WriteBytes == Bytes{}},
+		{"riops", l.ReadOperations != nil && *l.ReadOperations == Operations{}},
+		{"wiops", l.WriteOperations != nil && *l.WriteOperations == Operations{}},
+	} {
+		if f.zero {
+			errs = append(errs, badField(f.field, "0 cannot be set (expected at least 1, or max for no limit)"))
 		}
 	}
 	return errors.Join(errs...)
@@ -196,16 +218,10 @@ func (r *RuleAllocations) allocations(reason string) owca.Allocations {
 	number(owca.IOWeight, r.IOWeight)
 	if r.IOMax != nil {
 		limits := make(map[string]owca.IOLimit, len(r.IOMax))
-		limit := func(b *Bytes) uint64 {
-			if b == nil {
-				return 0
-			}
-			return b.N
-		}
 		for device, l := range r.IOMax {
 			limits[device] = owca.IOLimit{
 				ReadBytes: limit(l.ReadBytes), WriteBytes: limit(l.WriteBytes),
-				ReadOperations: limit(l.ReadOperations), WriteOperations: limit(l.WriteOperations),
+				ReadOperations: limit((*Bytes)(l.ReadOperations)), WriteOperations: limit((*Bytes)(l.WriteOperations)),
 			}
 		}
 		a[owca.IOMax] = owca.Allocation{IO: limits, Reason: reason}
@@ -214,6 +230,14 @@ func (r *RuleAllocations) allocations(reason string) owca.Allocations {
 		a[owca.RDTGroup] = owca.Allocation{RDT: &owca.RDTAllocation{Name: r.RDT.Name, L3: r.RDT.L3, MB: r.RDT.MB}, Reason: reason}
 	}
 	return a
+}
+
+// limit is that of an [owca.IOLimit].
+func limit(b *Bytes) uint64 {
+	if b == nil {
+		return 0
+	}
+	return b.N
 }
 
 // compiled is a rule that is ready to be matched.
@@ -231,20 +255,21 @@ type labelMatch struct {
 
 // compile compiles a rule; match is for rules that don't say it themselves, where is "rule 2".
 func (r *Rule) compile(match, where string) (compiled, error) {
-	c := compiled{any: match == "any"}
-	switch r.Match {
-	case "":
-	case "all", "any":
-		c.any = r.Match == "any"
-	default:
-		return c, fmt.Errorf("%s: match is %q (expected all or any)", where, r.Match)
+	if r.Match != nil {
+		match = *r.Match
 	}
-	for _, validate := range []func() error{r.Allocations.Validate, func() error {
-		if r.Allocations.RDT == nil {
-			return nil
-		}
-		return r.Allocations.RDT.Validate()
-	}} {
+	if match != "all" && match != "any" {
+		return compiled{}, fmt.Errorf("%s: match is %q (expected all or any)", where, match)
+	}
+	c := compiled{any: match == "any"}
+	validate := []func() error{r.Allocations.Validate}
+	for _, device := range slices.Sorted(maps.Keys(r.Allocations.IOMax)) {
+		validate = append(validate, r.Allocations.IOMax[device].Validate)
+	}
+	if r.Allocations.RDT != nil {
+		validate = append(validate, r.Allocations.RDT.Validate)
+	}
+	for _, validate := range validate {
 		if err := validate(); err != nil {
 			return c, fmt.Errorf("%s: %w", where, err)
 		}

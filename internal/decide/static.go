@@ -20,7 +20,7 @@ import (
 // Static applies fixed rules: all that match a task, in their order, later ones winning by kind.
 // Those in the file come after the others; it is read again when it changed. Where it is
 // missing there are no rules in it; one that cannot be read, or has an error, leaves the
-// last good rules in force, and the error is returned once.
+// last good rules in force, and Allocate returns the error beside what they say.
 //
 // It returns everything that it wants in each tick, not only what changed: a decision that was
 // dropped as a whole, because another part of it was invalid, is then taken up by itself.
@@ -29,7 +29,7 @@ import (
 // in it as a release, for as long as the task runs.
 type Static struct {
 	Rules  []Rule  `yaml:"rules" help:"Rules; later ones win, kind by kind." example:"[{labels: {app: batch}, allocations: {cpu_quota: 0.25}}]"`
-	Config *string `yaml:"config" format:"path" help:"File with a list of more rules, read again when it changes."`
+	Config *string `yaml:"config" format:"path" help:"File with a list of more rules, read again when it changes. The agent does not start, nor take up a configuration, with one that has an error."`
 	Match  string  `yaml:"match" enum:"all,any" help:"Whether all labels of a rule must match, or any, as the original had it."`
 
 	parse func(name string, text []byte) ([]Rule, error)
@@ -64,16 +64,35 @@ func NewStatic(parse func(name string, text []byte) ([]Rule, error)) *Static {
 	return &Static{Match: "all", parse: parse}
 }
 
+// Start reads the file. Without rules that were good once there are none to fall back to: what
+// an earlier allocator made of the same file would be given back.
+func (s *Static) Start(context.Context) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
+	return s.reread(time.Now())
+}
+
+// begin compiles the rules that are not in the file.
+func (s *Static) begin() error {
+	if s.started {
+		return nil
+	}
+	inline, err := compileRules(s.Rules, s.Match, "rule %d")
+	if err != nil {
+		return err
+	}
+	s.rules, s.tasks, s.answer = inline, make(map[owca.TaskID]*staticTask), make(map[owca.TaskID]owca.Allocations)
+	s.started = true
+	s.setRules(nil)
+	return nil
+}
+
 // Allocate returns what the rules say of each task, and releases what they no longer say.
 // With an error, which is about the file, it returns that, too.
 func (s *Static) Allocate(_ context.Context, snapshot *owca.Snapshot) (owca.Decision, error) {
-	if !s.started {
-		inline, err := compileRules(s.Rules, s.Match, "rule %d")
-		if err != nil {
-			return owca.Decision{}, err
-		}
-		s.rules, s.tasks, s.started = inline, make(map[owca.TaskID]*staticTask), true
-		s.setRules(nil)
+	if err := s.begin(); err != nil {
+		return owca.Decision{}, err
 	}
 	err := s.reread(time.Now())
 	s.tick++
@@ -170,7 +189,9 @@ type ruleFile struct {
 	stat   fileStat
 	text   []byte
 	recent bool // it was read so soon after a change that another may look the same
-	err    string
+	good   bool // its rules were in force before, or that it was missing
+	gone   bool // it is missing
+	err    error
 }
 
 // fileStat tells one state of a file from another.
@@ -180,11 +201,8 @@ type fileStat struct {
 	mtime, ctime syscall.Timespec
 }
 
-// missing is the text of ruleFile.err for a file that does not exist.
-const missing = "missing"
-
-// reread takes up the rules of the file if it changed. The error is new: one that was
-// there before is not returned again.
+// reread takes up the rules of the file if it changed. The error is the same one until
+// the file is another one.
 func (s *Static) reread(now time.Time) error {
 	if s.Config == nil {
 		return nil
@@ -193,9 +211,9 @@ func (s *Static) reread(now time.Time) error {
 	var st syscall.Stat_t
 	err := ignoringEINTR(func() error { return syscall.Stat(name, &st) })
 	if errors.Is(err, fs.ErrNotExist) {
-		if s.file.err != missing {
+		if !s.file.gone {
 			slog.Warn("the file with rules is missing: there are none in it until it is there", "component", "decide", "file", name)
-			s.file = ruleFile{err: missing}
+			s.file = ruleFile{gone: true, good: true}
 			if s.inFile != nil {
 				s.setRules(nil)
 			}
@@ -207,7 +225,7 @@ func (s *Static) reread(now time.Time) error {
 	}
 	is := fileStat{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
 	if is == s.file.stat && !s.file.recent {
-		return nil
+		return s.file.err
 	}
 	if st.Mode&syscall.S_IFMT != syscall.S_IFREG {
 		return s.unreadable(fmt.Errorf("%s: not a regular file", name))
@@ -222,7 +240,7 @@ func (s *Static) reread(now time.Time) error {
 	s.file.recent = now.Sub(changedAt) < 2*time.Second
 	s.file.stat = is
 	if s.file.text != nil && slices.Equal(text, s.file.text) {
-		return nil
+		return s.file.err
 	}
 	s.file.text = text
 	rules, err := s.parse(name, text)
@@ -233,26 +251,30 @@ func (s *Static) reread(now time.Time) error {
 	if err != nil {
 		return s.malformed(fmt.Errorf("%s: %w", name, err))
 	}
-	if s.file.err != "" {
+	if s.file.err != nil || s.file.gone {
 		slog.Info("the file with rules can be read again", "component", "decide", "file", name)
 	}
-	s.file.err = ""
+	s.file.err, s.file.gone, s.file.good = nil, false, true
 	s.setRules(inFile)
 	return nil
 }
 
 // malformed keeps the rules from before. It is called once for each content of the file.
 func (s *Static) malformed(err error) error {
-	s.file.err = err.Error()
-	return fmt.Errorf("the rules stay as they were: %w", err)
+	s.file.err, s.file.gone = s.stale(err), false
+	return s.file.err
 }
 
-// unreadable keeps them, too, and returns the error if it is not the one from before.
+// unreadable keeps them, too, and forgets the file, so that it is looked at again.
 func (s *Static) unreadable(err error) error {
-	before := s.file.err
-	s.file = ruleFile{err: err.Error()}
-	if before == s.file.err {
-		return nil
+	s.file = ruleFile{good: s.file.good, err: s.stale(err)}
+	return s.file.err
+}
+
+// stale says what an error of the file means.
+func (s *Static) stale(err error) error {
+	if !s.file.good {
+		return fmt.Errorf("there are no rules of the file: %w", err)
 	}
 	return fmt.Errorf("the rules stay as they were: %w", err)
 }

@@ -136,8 +136,8 @@ func TestStaticMatch(t *testing.T) {
 		{"all labels match", Rule{Labels: map[string]string{"app": "web", "tier": ".*"}}, "all", "web"},
 		{"any label", Rule{Labels: map[string]string{"app": "web|batch", "tier": "back"}}, "any", "web batch"},
 		{"no label", Rule{Labels: map[string]string{"app": "x", "tier": "back"}}, "any", ""},
-		{"the rule's own", Rule{Match: "any", Labels: map[string]string{"app": "web|batch", "tier": "back"}}, "all", "web batch"},
-		{"the rule's own, all", Rule{Match: "all", Labels: map[string]string{"app": "web|batch", "tier": "front"}}, "any", "web"},
+		{"the rule's own", Rule{Match: new("any"), Labels: map[string]string{"app": "web|batch", "tier": "back"}}, "all", "web batch"},
+		{"the rule's own, all", Rule{Match: new("all"), Labels: map[string]string{"app": "web|batch", "tier": "front"}}, "any", "web"},
 		{"an absent label is not empty", Rule{Labels: map[string]string{"tier": ".*"}}, "all", "web"},
 	}
 	for _, test := range tests {
@@ -166,7 +166,7 @@ func TestStaticOverride(t *testing.T) {
 	s := NewStatic(noFile)
 	s.Rules = []Rule{
 		{Allocations: RuleAllocations{CPUQuota: new(0.9), CPUShares: new(1.0)}},
-		{Labels: map[string]string{"app": "web", "b": "x"}, Match: "any", Allocations: RuleAllocations{CPUShares: new(2.0), MemoryHigh: &Bytes{N: 4096}}},
+		{Labels: map[string]string{"app": "web", "b": "x"}, Match: new("any"), Allocations: RuleAllocations{CPUShares: new(2.0), MemoryHigh: &Bytes{N: 4096}}},
 		{TaskID: new("a"), Allocations: RuleAllocations{CPUQuota: new(0.1), RDT: &RuleRDT{L3: "L3:0=f"}, IOMax: map[string]RuleIO{"8:0": {WriteBytes: &Bytes{N: 7}}}}},
 	}
 	web := owca.Task{ID: "a", Labels: map[string]string{"app": "web"}}
@@ -257,7 +257,11 @@ func TestStaticFile(t *testing.T) {
 			t.Errorf("%s: error %v", what, err)
 		}
 		equal(t, what, before, asText(d))
-		equal(t, what+", again: no other error", before, decided(t, s, host))
+		d, again := s.Allocate(t.Context(), host)
+		if again == nil || again.Error() != err.Error() {
+			t.Errorf("%s, again: %v, and before %v", what, again, err)
+		}
+		equal(t, what+", again", before, asText(d))
 	}
 
 	equal(t, "missing", inline, decided(t, s, host))
@@ -308,6 +312,42 @@ func TestStaticFile(t *testing.T) {
 	fails("out of range")
 }
 
+// An allocator that has never seen good rules does not start: it would give back what its
+// predecessor made of them. One that was asked all the same does not say that there were any.
+func TestStaticStart(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "rules.yaml")
+	fresh := func() *Static {
+		s := NewStatic(linesOf)
+		s.Config, s.Rules = &name, []Rule{{TaskID: new("a"), Allocations: quota(0.9)}}
+		return s
+	}
+	if err := fresh().Start(t.Context()); err != nil {
+		t.Errorf("without the file: %v", err)
+	}
+	if err := os.WriteFile(name, []byte("a nonsense\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := fresh()
+	if err := s.Start(t.Context()); err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "as they were") {
+		t.Errorf("with a file that has an error: %v", err)
+	}
+	d, err := s.Allocate(t.Context(), snapshotOf(owca.Task{ID: "a"}))
+	if err == nil || strings.Contains(err.Error(), "as they were") {
+		t.Errorf("the error is now %v", err)
+	}
+	equal(t, "the others hold", map[string]string{"a cpu_quota": "0.9 (rule 1 (task a))"}, asText(d))
+	if d, err := s.Allocate(t.Context(), snapshotOf()); err == nil || d.Allocations == nil {
+		t.Errorf("without tasks: %v, %v: nil would be no answer", d.Allocations, err)
+	}
+	if err := os.WriteFile(name, []byte("a 0.2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := fresh().Start(t.Context()); err != nil {
+		t.Error(err)
+	}
+	equal(t, "mended", map[string]string{"a cpu_quota": "0.2 (rules.yaml: rule 1 (task a))"}, decided(t, s, snapshotOf(owca.Task{ID: "a"})))
+}
+
 // A file that did not change for a while costs one stat per tick.
 func TestStaticFileIsNotReadAgain(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "rules.yaml")
@@ -351,6 +391,8 @@ func TestValidate(t *testing.T) {
 		{"infinite", quota(math.Inf(1)), "cpu_quota"},
 		{"shares", RuleAllocations{CPUShares: new(math.NaN())}, "cpu_shares"},
 		{"burst", RuleAllocations{CPUBurst: new(math.Inf(-1))}, "cpu_burst"},
+		{"burst beyond the host", RuleAllocations{CPUBurst: new(2.0)}, "cpu_burst"},
+		{"no devices", RuleAllocations{IOMax: map[string]RuleIO{}}, "io_max"},
 		{"weight", RuleAllocations{IOWeight: new(0.0)}, "io_weight"},
 		{"weight too large", RuleAllocations{IOWeight: new(10001.0)}, "io_weight"},
 		{"list", RuleAllocations{CPUSetCPUs: new("0-3,8"), CPUSetMems: new("0")}, ""},
@@ -369,6 +411,23 @@ func TestValidate(t *testing.T) {
 				t.Errorf("compile: %v", err)
 			}
 		})
+	}
+	for _, test := range []struct {
+		limits RuleIO
+		field  string
+	}{
+		{RuleIO{}, ""},
+		{RuleIO{ReadBytes: &Bytes{N: 1}, WriteBytes: &Bytes{Max: true}, ReadOperations: &Operations{Max: true}, WriteOperations: &Operations{N: 1}}, ""},
+		{RuleIO{ReadBytes: &Bytes{}}, "rbps"},
+		{RuleIO{WriteBytes: &Bytes{}}, "wbps"},
+		{RuleIO{ReadOperations: &Operations{}}, "riops"},
+		{RuleIO{WriteOperations: &Operations{}}, "wiops"},
+	} {
+		check(t, test.limits.Validate(), test.field)
+		_, err := (&Rule{Allocations: RuleAllocations{IOMax: map[string]RuleIO{"8:0": test.limits}}}).compile("all", "rule 1")
+		if (err != nil) != (test.field != "") {
+			t.Errorf("%+v: compile: %v", test.limits, err)
+		}
 	}
 	rdt := []struct {
 		name  string
@@ -399,7 +458,7 @@ func TestValidate(t *testing.T) {
 		check(t, NewExample().Validate(), "")
 		check(t, (&Example{}).Validate(), "best_effort")
 	})
-	for _, rule := range []Rule{{Labels: map[string]string{"a": "("}}, {Match: "some"}} {
+	for _, rule := range []Rule{{Labels: map[string]string{"a": "("}}, {Match: new("some")}} {
 		s := NewStatic(noFile)
 		s.Rules = []Rule{rule}
 		if _, err := s.Allocate(t.Context(), snapshotOf()); err == nil || !strings.HasPrefix(err.Error(), "rule 1: ") {

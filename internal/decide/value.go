@@ -55,6 +55,22 @@ func (b Bytes) MarshalText() ([]byte, error) {
 	return strconv.AppendUint(nil, b.N, 10), nil
 }
 
+// Operations is a number of operations in a configuration: 1000, "10k", or "max".
+type Operations Bytes
+
+// UnmarshalText parses a whole number with, perhaps, one of the suffixes k, M, G, T: powers
+// of 1000.
+func (o *Operations) UnmarshalText(text []byte) error {
+	b := (*Bytes)(o)
+	if strings.HasSuffix(string(text), "i") || b.UnmarshalText(text) != nil {
+		return fmt.Errorf(`expected a number of operations as 1000 or "10k", or "max"`)
+	}
+	return nil
+}
+
+// MarshalText is the inverse of UnmarshalText.
+func (o Operations) MarshalText() ([]byte, error) { return Bytes(o).MarshalText() }
+
 // Switch is on or off in a configuration: true or false, 1 or 0.
 type Switch bool
 

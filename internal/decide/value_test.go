@@ -25,6 +25,21 @@ func TestBytes(t *testing.T) {
 	}
 }
 
+// Operations are no bytes: "2Gi" of them is a mistake.
+func TestOperations(t *testing.T) {
+	for text, want := range map[string]Operations{"200": {N: 200}, "10k": {N: 10000}, "max": {Max: true}} {
+		var o Operations
+		if err := o.UnmarshalText([]byte(text)); err != nil || o != want {
+			t.Errorf("%s: %+v, error %v, want %+v", text, o, err, want)
+		}
+	}
+	for _, text := range []string{"", "2Gi", "1Ki", "1.5", "-1", "Max"} {
+		if err := new(Operations).UnmarshalText([]byte(text)); err == nil || strings.Contains(err.Error(), "bytes") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestSwitch(t *testing.T) {
 	for text, want := range map[string]Switch{"true": true, "False": false, "1": true, "0": false, "on": true, "1.0": true} {
 		w := !want

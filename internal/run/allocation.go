@@ -1,8 +1,6 @@
 package run
 
 import (
-	"errors"
-	"fmt"
 	"maps"
 	"math"
 	"math/bits"
@@ -71,36 +69,20 @@ func (a *acting) observe(now time.Time, control *measure.Control, tasks []owca.T
 	a.actor.Observe(now, tasks)
 }
 
-// apply makes true what was decided. If something of it is invalid the decisions are
-// taken one by one, so that an allocator gone mad does not take the others' along.
+// apply makes true what was decided, without that of allocators of which some is invalid.
 func (a *acting) apply(now time.Time, tasks []owca.TaskData) (err error) {
-	if a.report, err = a.actor.Apply(now, tasks, a.decided); err == nil {
-		for i := range a.decided {
-			a.count(&a.decided[i])
-		}
-		return nil
-	}
-	var errs []error
+	a.report, err = a.actor.Apply(now, tasks, a.decided)
 	for i := range a.decided {
 		d := &a.decided[i]
-		if len(a.decided) > 1 {
-			var report act.Report
-			report, err = a.actor.Apply(now, tasks, a.decided[i:i+1])
-			a.report.Changes = append(a.report.Changes, report.Changes...)
-			a.report.Failed = append(a.report.Failed, report.Failed...)
-			a.report.Refused = append(a.report.Refused, report.Refused...)
-		}
-		if err == nil {
+		switch {
+		case d.Silent:
+		case err != nil && (len(a.report.Dropped) == 0 || slices.ContainsFunc(a.report.Dropped, func(o act.Drop) bool { return o.Owner == d.Owner })):
+			a.dropped++
+		default:
 			a.count(d)
-			continue
 		}
-		a.dropped++
-		errs = append(errs, fmt.Errorf("what %s decided is dropped: %w", d.Owner, err))
 	}
-	if errs == nil {
-		return err // of no decision
-	}
-	return errors.Join(errs...)
+	return err
 }
 
 func (a *acting) count(d *act.Decided) {
@@ -192,7 +174,7 @@ func (l *Loop) describeLeases() {
 		if lease.For == "" {
 			continue // the agent's own
 		}
-		kind, value, ok := act.Current(l.runner.Act.Units, l.snapshot.Platform.CPUs, lease.Knob, lease.New)
+		kind, value, ok := a.actor.Current(lease)
 		if !ok || kind != lease.Kind {
 			continue // a second file of a kind
 		}

@@ -52,7 +52,8 @@ func newAllocator(a Allocator) *component {
 }
 
 // ask calls the component and waits for it until a point in time at most. What it returns
-// later is dropped; until it has returned it is not called again.
+// later is dropped; until it has returned it is not called again. With an error there is
+// no outcome, unless that has the error, too: it has allocations that hold nevertheless.
 func (c *component) ask(ctx context.Context, v *view, until time.Time) (outcome, error) {
 	if !c.returned() {
 		c.overruns++
@@ -102,7 +103,11 @@ func (c *component) result(ctx, within context.Context, o outcome) (outcome, err
 		return outcome{}, c.late()
 	}
 	c.errors++
-	return outcome{}, fmt.Errorf("%s: %w", c.name, o.err)
+	err := fmt.Errorf("%s: %w", c.name, o.err)
+	if o.allocations == nil {
+		return outcome{}, err
+	}
+	return o, err
 }
 
 func (c *component) end(o outcome) {

@@ -374,40 +374,43 @@ func (l *Loop) detect(ctx context.Context, now time.Time) {
 }
 
 func (l *Loop) decide(ctx context.Context, now time.Time) {
-	failed := l.ask(ctx, stageDecide, l.allocators, now, func(c *component, o outcome) {
-		l.acting.decided = append(l.acting.decided, act.Decided{Owner: c.name, Allocations: o.allocations})
+	l.ask(ctx, stageDecide, l.allocators, now, func(c *component, o outcome, answered bool) {
+		l.acting.decided = append(l.acting.decided, act.Decided{Owner: c.name, Allocations: o.allocations, Silent: !answered})
+		if !answered {
+			l.acting.dropped++
+		}
 	})
-	l.acting.dropped += uint64(failed)
 }
 
-// ask calls the components of a stage one after the other and takes what they return;
-// failed is how many had no result.
-func (l *Loop) ask(ctx context.Context, which int, components []*component, now time.Time, with func(*component, outcome)) (failed int) {
+// ask calls the components of a stage one after the other and takes what they return.
+// with, which may be nil, is told of each whether it answered: one that did may have an
+// error beside.
+func (l *Loop) ask(ctx context.Context, which int, components []*component, now time.Time, with func(c *component, o outcome, answered bool)) {
 	if len(components) == 0 || ctx.Err() != nil {
-		return 0
+		return
 	}
 	defer l.stages[which].timed(time.Now())
 	var errs []error
 	v := l.present()
 	for _, c := range components {
 		o, err := c.ask(ctx, v, l.turns.next())
-		switch {
-		case errors.Is(err, errEnded):
-			return failed
-		case err != nil:
-			failed++
-			errs = append(errs, err)
-			continue
+		if errors.Is(err, errEnded) {
+			return
 		}
-		if err := l.take(c, o.anomalies, o.metrics, now.UnixMilli()); err != nil {
+		answered := err == nil || o.err != nil
+		if err != nil {
 			errs = append(errs, err)
+		}
+		if answered {
+			if err := l.take(c, o.anomalies, o.metrics, now.UnixMilli()); err != nil {
+				errs = append(errs, err)
+			}
 		}
 		if with != nil {
-			with(c, o)
+			with(c, o, answered)
 		}
 	}
 	l.report(which, errors.Join(errs...))
-	return failed
 }
 
 func (l *Loop) act(ctx context.Context, now time.Time) {
