@@ -885,7 +885,7 @@ var (
 	}
 	AgentAllocationsRefused = &Desc{
 		Name: "owca_agent_allocations_refused_total", Kind: Counter,
-		Help:   "Allocations that cannot be made on this host, each try.",
+		Help:   "Allocations that cannot be made on this host: once for each reason that follows another.",
 		Source: "the agent",
 	}
 	AgentJournalErrors = &Desc{

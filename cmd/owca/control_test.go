@@ -2,12 +2,14 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,7 +46,7 @@ func TestLimitText(t *testing.T) {
 		{cgroup.IOMaxLimits, "8:0 rbps=max wbps=52428800 riops=max wiops=max\n8:16 rbps=max wbps=max riops=100 wiops=max\n", "8:0 wbps=50Mi, 8:16 riops=100"},
 		{cgroup.IOMaxLimits, "8:0 rbps=1000000 wbps=1024 riops=max wiops=20000\n", "8:0 rbps=1M wbps=1024 wiops=20000"},
 		{cgroup.MemoryHighLimit, "1999998976", "1.863Gi"},
-		{cgroup.MemoryHighLimit, "9223372036854771712", "8.388e+06Ti"},
+		{cgroup.MemoryHighLimit, "9223372036854771712", "8388607Ti"},
 		{cgroup.MemoryLowLimit, "10240", "10Ki"},
 	} {
 		if got := limitText(tc.knob, tc.value); got != tc.want {
@@ -96,11 +98,67 @@ failed
 
 4 changes; owca run would make them
 `
-	if diff := cmp.Diff(want, string(appendPlan(nil, r))); diff != "" {
+	if diff := cmp.Diff(want, string(appendPlan(nil, r, nil))); diff != "" {
 		t.Error(diff)
 	}
-	if got := string(appendPlan(nil, &act.Report{})); got != "no changes\n" {
+	if got := string(appendPlan(nil, &act.Report{}, nil)); got != "no changes\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestWithoutSteady: as the agent, a plan sees no change where the sum of a task's cgroups is
+// within 0.05 of what is leased.
+func TestWithoutSteady(t *testing.T) {
+	const cpus = 4 // 0.05 are 20 ms of 100 ms
+	change := func(path, from, to string) act.Change {
+		return act.Change{Target: act.Target{Cgroup: path, Knob: cgroup.CPUMax}, For: "pod", Kind: owca.CPUQuota, ID: "cpu:1", Old: from, New: to}
+	}
+	lease := func(path, value string) act.Lease { return act.Lease{Change: change(path, "max 100000", value)} }
+	both := []act.Lease{lease("/a", "40000 100000"), lease("/b", "40000 100000")}
+	weight := func(path, from, to string) act.Change {
+		return act.Change{Target: act.Target{Cgroup: path, Knob: cgroup.CPUSharesV1}, For: "pod", Kind: owca.CPUShares, ID: "cpu:1", Old: from, New: to}
+	}
+	released, anew := change("/a", "40000 100000", "41000 100000"), change("/a", "40000 100000", "41000 100000")
+	released.Release, anew.ID = true, "cpu:2"
+	for _, tc := range []struct {
+		name    string
+		leases  []act.Lease
+		changes []act.Change
+		steady  bool
+	}{
+		{"nothing leased", nil, []act.Change{change("/a", "max 100000", "40000 100000")}, false},
+		{"small", both, []act.Change{change("/a", "40000 100000", "50000 100000"), change("/b", "40000 100000", "50000 100000")}, true},
+		{"small each, and too large together", both, []act.Change{change("/a", "40000 100000", "55000 100000"), change("/b", "40000 100000", "55000 100000")}, false},
+		{"one to the other", both, []act.Change{change("/a", "40000 100000", "79000 100000"), change("/b", "40000 100000", "1000 100000")}, true},
+		{"no limit", both, []act.Change{change("/a", "40000 100000", "max 100000")}, false},
+		{"somebody else's", both, []act.Change{change("/a", "33000 100000", "40000 100000")}, false},
+		{"a new container", both, []act.Change{change("/c", "max 100000", "1000 100000")}, false},
+		{"given back", both, []act.Change{released}, false},
+		{"made anew", both, []act.Change{anew}, false},
+		{"shares", []act.Lease{{Change: weight("/a", "1024", "100")}, {Change: weight("/b", "1024", "100")}},
+			[]act.Change{weight("/a", "100", "150"), weight("/b", "100", "150")}, true},
+		{"more shares", []act.Lease{{Change: weight("/a", "1024", "100")}}, []act.Change{weight("/a", "100", "151")}, false},
+	} {
+		made, steady := withoutSteady(tc.changes, tc.leases, act.Units{SharesUnit: 1000}, cpus)
+		if want := [2][]act.Change{tc.changes, nil}; !tc.steady && cmp.Diff(want, [2][]act.Change{made, steady}) != "" ||
+			tc.steady && cmp.Diff([2][]act.Change{nil, tc.changes}, [2][]act.Change{made, steady}) != "" {
+			t.Errorf("%s: changes %v, steady %v", tc.name, made, steady)
+		}
+	}
+}
+
+// TestActorHint: what the agent refuses by itself says what to do; the kernel does not.
+func TestActorHint(t *testing.T) {
+	forged := t.TempDir()
+	if err := os.Chmod(forged, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := act.OpenJournal(forged)
+	if err == nil || actorHint(err, forged) != "" {
+		t.Errorf("%v%s", err, actorHint(err, forged))
+	}
+	if hint := actorHint(&fs.PathError{Op: "write", Path: "/x", Err: syscall.EACCES}, "/state"); !strings.Contains(hint, "CAP_DAC_OVERRIDE") {
+		t.Errorf("of a write that is not permitted: %q", hint)
 	}
 }
 

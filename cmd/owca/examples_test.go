@@ -67,6 +67,13 @@ func TestExamples(t *testing.T) {
 // here returns an example with its files in dir and a port that is free.
 func here(t *testing.T, dir, name string) []byte {
 	t.Helper()
+	rules, err := fs.ReadFile(examples.FS, "rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "rules.yaml"), rules, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	web, err := os.ReadFile("../../examples/web-config.yml")
 	if err != nil {
 		t.Fatal(err)

@@ -274,7 +274,7 @@ func unread(err error) leaseState {
 func appendLeases(b []byte, dir string, holder act.Holder, leases []act.Lease, states []leaseState, now time.Time) []byte {
 	switch {
 	case len(leases) == 0 && holder.PID == 0:
-		return fmt.Appendf(b, "owca holds no limit by %s, and no agent that sets any is running with it\n", appendClean(nil, dir))
+		return fmt.Appendf(b, "owca holds no limit, and no agent runs with the state_dir %s\n", appendClean(nil, dir))
 	case len(leases) == 0:
 		return fmt.Appendf(b, "owca (pid %d) holds no limit (%s)\n", holder.PID, appendClean(nil, dir))
 	}

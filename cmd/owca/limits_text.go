@@ -98,7 +98,11 @@ func sizeText(n uint64) string {
 			if unit *= units.base; unit > n {
 				break
 			}
-			about = strconv.FormatFloat(float64(n)/float64(unit), 'g', 4, 64) + name
+			if v := float64(n) / float64(unit); v < short {
+				about = strconv.FormatFloat(v, 'g', 4, 64) + name
+			} else {
+				about = strconv.FormatUint(n/unit, 10) + name
+			}
 			if text := strconv.FormatUint(n/unit, 10) + name; n%unit == 0 && n/unit < short && (best == "" || len(text) < len(best)) {
 				best = text
 			}

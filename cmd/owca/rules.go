@@ -16,19 +16,20 @@ type rulesFile struct {
 // isRules says whether a file is one of rules and no configuration: a list, or a mapping with
 // rules and without a runner.
 func isRules(text []byte) bool {
-	rules := false
+	first, rules := true, false
 	for line := range strings.Lines(string(text)) {
-		switch trimmed := strings.TrimSpace(line); {
+		trimmed := strings.TrimSpace(line)
+		switch {
 		case trimmed == "" || trimmed[0] == '#' || trimmed == "---":
+			continue
+		case first && (trimmed[0] == '-' || trimmed[0] == '['):
+			return true
 		case strings.HasPrefix(line, "runner:"):
 			return false
 		case strings.HasPrefix(line, "rules:"):
 			rules = true
-		case !rules && (trimmed[0] == '-' || trimmed[0] == '['):
-			return true
-		case !rules && line[0] != ' ' && line[0] != '\t':
-			// Another field: rules may come yet.
 		}
+		first = false
 	}
 	return rules
 }

@@ -34,3 +34,23 @@ func TestParseRules(t *testing.T) {
 		}
 	}
 }
+
+// TestIsRules: a list somewhere in a configuration does not make it one of rules.
+func TestIsRules(t *testing.T) {
+	for text, want := range map[string]bool{
+		"":                                   false,
+		"# nothing\n":                        false,
+		"- allocations: {cpu_quota: 1}\n":    true,
+		"---\n# a list\n[]\n":                true,
+		"rules: []\n":                        true,
+		"x: 1\nrules:\n- task_id: runner:\n": true,
+		"runner: !AllocationRunner\n":        false,
+		"loggers:\n  - rules:\nrunner: !X\n": false,
+		"rules: []\nrunner: !X\n":            false,
+		"loggers:\n- a\n":                    false,
+	} {
+		if got := isRules([]byte(text)); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/internal/config"
 	"github.com/owca-project/owca/internal/decide"
 )
@@ -50,7 +49,7 @@ func validate(ctx context.Context, io stdio, name string) error {
 		return err
 	}
 	if isRules(data) {
-		return checkRules(name, data)
+		return checkRules(ctx, name, data)
 	}
 	warn := func(line int, what string) { fmt.Fprintf(io.err, "%s:%d: warning: %s\n", name, line, what) }
 	c, err := decode(data, name, nil, nil, nil, func(p config.Problem) { warn(p.Line, p.Path+": "+p.What) })
@@ -70,7 +69,7 @@ func validate(ctx context.Context, io stdio, name string) error {
 			continue
 		}
 		if _, err := os.Stat(*s.Config); errors.Is(err, fs.ErrNotExist) {
-			warn(p.Line, "$."+p.Tag+".config: there is no file "+*s.Config+": until there is, it has no rules")
+			warn(p.Line, "!"+p.Tag+": there is no file "+*s.Config+": until there is, there are no rules in it")
 			continue
 		}
 		errs = append(errs, s.Start(ctx))
@@ -79,14 +78,14 @@ func validate(ctx context.Context, io stdio, name string) error {
 }
 
 // checkRules checks a file of rules as the allocator does.
-func checkRules(name string, data []byte) error {
-	s := decide.NewStatic(parseRules)
+func checkRules(ctx context.Context, name string, data []byte) error {
 	rules, err := parseRules(name, data)
 	if err != nil {
 		return err
 	}
+	s := decide.NewStatic(parseRules)
 	s.Rules = rules
-	if _, err := s.Allocate(context.Background(), &owca.Snapshot{}); err != nil {
+	if err := s.Start(ctx); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil

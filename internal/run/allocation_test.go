@@ -349,3 +349,89 @@ func TestSuccession(t *testing.T) {
 		})
 	}
 }
+
+// TestAllocatorsOfTheSame: of two that decide on the same the later wins, also in a tick in
+// which it fails or is late, and whatever a third one does.
+func TestAllocatorsOfTheSame(t *testing.T) {
+	c := newLimited(t, "same")
+	before := c.quota(t)
+	var second func(context.Context) (owca.Decision, error)
+	s := &direct{}
+	r := runner(c.node(), time.Second, s)
+	r.CommonLabels = nil
+	r.Act = acts(t)
+	r.Allocators = []Allocator{
+		allocator("A", func(context.Context, *owca.Snapshot) (owca.Decision, error) { return quota("t", 0.25), nil }),
+		allocator("B", func(ctx context.Context, _ *owca.Snapshot) (owca.Decision, error) { return second(ctx) }),
+		allocator("C", func(context.Context, *owca.Snapshot) (owca.Decision, error) { return quota("t", -1), nil }),
+	}
+	l := startActor(t, r.Act)
+	l.adopt(r)
+	defer func() {
+		if err := l.close(); err != nil {
+			t.Error(err)
+		}
+		if got := c.quota(t); got != before {
+			t.Errorf("at the end it is %q, and was %q", got, before)
+		}
+	}()
+	tick := func(what, ratio, changes string, f func(context.Context) (owca.Decision, error)) {
+		t.Helper()
+		second = f
+		l.tick(t.Context(), time.Now())
+		for prefix, want := range map[string]string{"owca_allocation_cpu_quota_ratio": ratio, "owca_agent_changes_total": changes} {
+			if got, ok := s.find(prefix); got != want {
+				t.Errorf("%s: %s is %q, %v, want %q", what, prefix, got, ok, want)
+			}
+		}
+	}
+	decides := func(context.Context) (owca.Decision, error) { return quota("t", 0.5), nil }
+
+	tick("both decide", "0.5", "1", decides)
+	tick("again", "0.5", "1", decides)
+	if err := l.stages[stageAct].err; err == nil || !strings.HasPrefix(err.Error(), "what C decided is dropped: ") || strings.Contains(err.Error(), "what A") {
+		t.Errorf("of the third: %v", err)
+	}
+	tick("the second fails", "0.5", "1", func(context.Context) (owca.Decision, error) { return owca.Decision{}, errors.New("broken") })
+	tick("it panics", "0.5", "1", func(context.Context) (owca.Decision, error) { panic("a bug") })
+	tick("it is late", "0.5", "1", func(ctx context.Context) (owca.Decision, error) { <-ctx.Done(); return quota("t", 1), ctx.Err() })
+	for !l.allocators[1].returned() {
+		time.Sleep(time.Millisecond)
+	}
+	tick("it mentions nothing", "0.5", "1", func(context.Context) (owca.Decision, error) { return owca.Decision{}, nil })
+	// An error beside allocations is told, and they hold.
+	tick("an error beside", "0.75", "2", func(context.Context) (owca.Decision, error) { return quota("t", 0.75), errors.New("half broken") })
+	if err := l.stages[stageDecide].err; err == nil || err.Error() != "B: half broken" {
+		t.Errorf("the error beside is %v", err)
+	}
+	// In 7 ticks A decided 7 times and B 3 times; C was dropped 7 times, and B had no answer 3 times.
+	for prefix, want := range map[string]string{"owca_allocations_total": "10", "owca_allocation_errors_total": "10"} {
+		if got, _ := s.find(prefix); got != want {
+			t.Errorf("%s is %s, want %s", prefix, got, want)
+		}
+	}
+	tick("it releases", "0.25", "3", func(context.Context) (owca.Decision, error) {
+		return owca.Decision{Allocations: map[owca.TaskID]owca.Allocations{"t": {owca.CPUQuota: {Release: true}}}}, nil
+	})
+}
+
+// TestBurstMetric: a burst is told as a part of the host, for which it takes the period of
+// another file.
+func TestBurstMetric(t *testing.T) {
+	c := newLimited(t, "burst")
+	_, err := os.Stat(filepath.Join(filepath.Dir(c.file), map[string]string{"cpu.cfs_quota_us": "cpu.cfs_burst_us", "cpu.max": "cpu.max.burst"}[filepath.Base(c.file)]))
+	s := &direct{}
+	r := runner(c.node(), time.Minute, s)
+	r.Act = acts(t)
+	r.Allocators = []Allocator{allocator("A", func(context.Context, *owca.Snapshot) (owca.Decision, error) {
+		return owca.Decision{Allocations: map[owca.TaskID]owca.Allocations{"t": {owca.CPUQuota: {Number: 0.5}, owca.CPUBurst: {Number: 0.125}}}}, nil
+	})}
+	l := startActor(t, r.Act)
+	l.adopt(r)
+	defer func() { _ = l.close() }()
+	l.tick(t.Context(), time.Now())
+	got, ok := s.find("owca_allocation_cpu_burst_ratio")
+	if want := err == nil; ok != want || want && got != "0.125" { // before Linux 5.14 there is none
+		t.Errorf("the burst is %q, %v, where the kernel has one: %v; %v", got, ok, want, l.stages[stageAct].err)
+	}
+}
