@@ -51,3 +51,12 @@ func child(t testing.TB, args ...string) *exec.Cmd {
 	cmd.Stderr = os.Stderr
 	return cmd
 }
+
+// fewerInVM is how many of n sequences are played: in a VM everything takes some 20 times as
+// long, and what is pure was played on a real machine.
+func fewerInVM(n int) int {
+	if os.Getenv("OWCA_TEST_VM") == "" {
+		return n
+	}
+	return max(1, n/8)
+}

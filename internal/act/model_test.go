@@ -889,7 +889,7 @@ func modelCount(t testing.TB, standard int) int {
 	t.Helper()
 	text := os.Getenv("OWCA_MODEL_SEQUENCES")
 	if text == "" {
-		return standard
+		return fewerInVM(standard)
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {

@@ -591,7 +591,7 @@ func sequence(t testing.TB, seed1, seed2 uint64, more func(w *planWorld) []Wante
 // TestPlanProperties: whatever is wanted of whatever hierarchy, no change is refused by the
 // kernel, all that was not refused is there then, and all of it can be undone.
 func TestPlanProperties(t *testing.T) {
-	n := 2000
+	n := fewerInVM(2000)
 	if s := os.Getenv("OWCA_PLAN_SEQUENCES"); s != "" {
 		n, _ = strconv.Atoi(s)
 	}

@@ -361,7 +361,7 @@ func (w *rdtWorld) check(wanted []Wanted, refused []Refusal) error {
 // possible, all that was not refused is there then, and at any moment all of it can be
 // undone; releases in any order leave what there was at first.
 func TestPlanRDTProperties(t *testing.T) {
-	n, seed := 2000, uint64(3)
+	n, seed := fewerInVM(2000), uint64(3)
 	if s := os.Getenv("OWCA_PLAN_SEQUENCES"); s != "" {
 		n, _ = strconv.Atoi(s)
 	}
