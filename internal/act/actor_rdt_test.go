@@ -95,7 +95,9 @@ func (g *memoryGroups) Undo(c resctrl.Change) error {
 	case resctrl.CreateGroup:
 		return g.remove(c.Group)
 	case resctrl.SetSchemata:
-		g.schemata[c.Group] = g.schemata[c.Group].Overlay(c.Old)
+		now := g.schemata[c.Group]
+		theirs := ofSame(c.New, now).Changed(c.New) // as Tree.Undo
+		g.schemata[c.Group] = now.Overlay(c.Old).Overlay(theirs)
 	case resctrl.MoveTask:
 		g.tasks[c.Task] = c.From
 	}
@@ -230,7 +232,7 @@ func (awayGroups) Err() error          { return resctrl.ErrNotMounted }
 // (yet), and, as its monitoring has the claim, beside that.
 func TestActorResctrlAway(t *testing.T) {
 	mount := hosttest.Resctrl(t, "/L3")
-	for _, way := range []string{"none", "away", "claimed"} {
+	for _, way := range []string{"none", "away", "claimed", "left"} {
 		t.Run(way, func(t *testing.T) {
 			r := newRig(t)
 			c := hosttest.NewCgroup(t, nil, "away")
@@ -261,7 +263,12 @@ func TestActorResctrlAway(t *testing.T) {
 			if r.actor.SetGroups(nil); way == "away" {
 				r.actor.SetGroups(awayGroups{newMemoryGroups()})
 			}
-			r.actor.KeepOwners(nil)
+			if way == "left" {
+				// Without resctrl nobody would keep its new threads in the group.
+				r.tick(nil)
+			} else {
+				r.actor.KeepOwners(nil)
+			}
 			r.leases(0)
 			isIn("", true)
 			if _, err := os.Stat(filepath.Join(mount, resctrl.Prefix+"gold")); !errors.Is(err, fs.ErrNotExist) {
@@ -381,4 +388,119 @@ func TestActorGroupDefaults(t *testing.T) {
 	g.want(t, map[string]string{"a": "", "b": "", "c": ""}, map[string]string{"": allRDT})
 	r.leases(0)
 	r.close()
+}
+
+// What was decided of the default group is above the defaults of the configuration, which
+// are what comes back.
+func TestActorGroupDefaultsBelow(t *testing.T) {
+	l3, mb, less, wrong := "L3:0=3f", "MB:0=50", "L3:0=1f", "L3:0=fff"
+	defaults := func(l3, mb *string) func(*Options) {
+		return func(o *Options) { o.DefaultL3, o.DefaultMB = l3, mb }
+	}
+	r, g, cgroups := rdtRig(t, defaults(&l3, &mb))
+	is := func(when, want string) {
+		t.Helper()
+		if got := g.schemata[""].String(); got != want {
+			t.Errorf("%s: the default group has %s, want %s", when, got, want)
+		}
+	}
+	reload := func(l3, mb *string) {
+		r.actor.SetOptions(r.options(defaults(l3, mb)))
+		r.actor.SetGroups(g)
+	}
+	release := owca.Allocations{owca.RDTGroup: {Release: true}}
+	is("at the start", "L3:0=3f; MB:0=50")
+	r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("", "L3:0=1")})
+	is("decided", "L3:0=1; MB:0=50")
+	r.tick(map[owca.TaskID]owca.Allocations{"a": release})
+	is("released", "L3:0=3f; MB:0=50")
+	r.leases(1)
+
+	// The same, then others by a reload.
+	r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("", "L3:0=3"), "b": rdt("", "")})
+	done := len(g.done)
+	if reload(&l3, &mb); len(g.done) != done {
+		t.Errorf("a reload of the same did %v", g.done[done:])
+	}
+	reload(&less, nil)
+	is("without a default of MB", "L3:0=3; MB:0=100")
+	r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=7"), "b": release})
+	is("left", "L3:0=1f; MB:0=100")
+
+	// No default any more, and none until what was decided goes.
+	r.tick(map[owca.TaskID]owca.Allocations{"b": rdt("", "L3:0=3")})
+	reload(nil, nil)
+	is("without defaults", "L3:0=3; MB:0=100")
+	reload(&less, &mb)
+	is("with defaults anew", "L3:0=3; MB:0=50")
+
+	// Its task ends.
+	r.tasks = slices.Delete(r.tasks, 1, 2)
+	cgroups[1].Remove()
+	delete(g.tasks, "b")
+	for range 3 {
+		r.now += time.Minute
+		r.actor.SetGroups(g)
+		r.tick(nil)
+	}
+	is("the task has ended", "L3:0=1f; MB:0=50")
+
+	// Somebody else's stays, by a reload of the same, too.
+	g.schemata[""] = g.schemata[""].Overlay(resctrl.Schemata{{Resource: "L3", Domains: []resctrl.DomainValue{{ID: 0, Value: 0xf}}}})
+	reload(&less, &mb)
+	is("foreign", "L3:0=f; MB:0=100")
+	r.ended(EndForeign, 1)
+	reload(&l3, &mb)
+	is("others than what was foreign", "L3:0=3f; MB:0=50")
+
+	// What cannot be set now is tried again.
+	g.refuse = syscall.EBUSY
+	reload(&less, &mb)
+	g.refuse = nil
+	r.tick(nil)
+	is("refused", "L3:0=3f; MB:0=50")
+	r.now += defaultsPace
+	r.tick(nil)
+	r.actor.SetGroups(g)
+	is("tried again", "L3:0=1f; MB:0=50")
+	// What does not fit leaves what there is.
+	reload(&wrong, &mb)
+	is("wrong", "L3:0=1f; MB:0=50")
+	r.close()
+	g.want(t, map[string]string{"a": "", "c": ""}, map[string]string{"": "L3:0=f; MB:0=100"})
+}
+
+// halfGroups make changes, and fail then: of schemata only the first resource is set.
+type halfGroups struct{ *memoryGroups }
+
+func (g halfGroups) Do(c resctrl.Change) (effect resctrl.Schemata, err error) {
+	switch c.Kind {
+	case resctrl.MoveTask:
+		_, err = g.memoryGroups.Do(c)
+		return nil, errors.Join(err, syscall.EACCES)
+	case resctrl.SetSchemata:
+		c.New = c.New[:1]
+		effect, err = g.memoryGroups.Do(c)
+		return effect, errors.Join(err, syscall.EINVAL)
+	}
+	return g.memoryGroups.Do(c)
+}
+
+// What is made in spite of an error is leased.
+func TestActorGroupHalf(t *testing.T) {
+	r, g, _ := rdtRig(t)
+	r.actor.SetGroups(halfGroups{g})
+	g.schemata["theirs"] = g.info.Default()
+	a := owca.Allocations{owca.RDTGroup: {RDT: &owca.RDTAllocation{Name: new("theirs"), L3: "L3:0=f", MB: "MB:0=50"}}}
+	r.tick(map[owca.TaskID]owca.Allocations{"a": a})
+	g.want(t, map[string]string{"a": "theirs", "b": "", "c": ""}, map[string]string{"": allRDT, "theirs": "L3:0=f; MB:0=100"})
+	r.leases(2)
+	// It is tried again, and what was set is not taken for somebody else's.
+	r.actor.SetGroups(g)
+	r.now += time.Minute
+	r.tick(nil)
+	g.want(t, map[string]string{"a": "theirs", "b": "", "c": ""}, map[string]string{"": allRDT, "theirs": "L3:0=f; MB:0=50"})
+	r.ended(EndForeign, 0)
+	r.close()
+	g.want(t, map[string]string{"a": "", "b": "", "c": ""}, map[string]string{"": allRDT, "theirs": allRDT})
 }

@@ -14,8 +14,10 @@ import (
 
 // groupsState is what is known of resctrl between ticks.
 type groupsState struct {
-	defaultsDone bool
-	next         time.Duration // when to look at the leases again
+	defaultsDone  bool
+	defaultsRetry time.Duration // when to try again what failed; 0: nothing
+	used          bool          // there were Groups in the last tick
+	next          time.Duration // when to look at the leases again
 	// yielded are groups of which somebody else changed schemata that were decided: these.
 	// They are not set again until others are decided, or the group is made anew.
 	yielded map[string]groupYield
@@ -29,6 +31,9 @@ type groupYield struct {
 // rdtPace is how often leases of resctrl are looked at: reading schemata takes the mutex
 // that all of resctrl has.
 const rdtPace = 10 * time.Second
+
+// defaultsPace is how often it is tried to set the default group.
+const defaultsPace = time.Minute
 
 // groupReader is what Groups may do besides, so that leases can be looked at without the
 // listing of all threads that Control is.
@@ -55,14 +60,13 @@ func (g *gathering) resctrl() {
 		g.NoResctrl = err
 		return
 	}
-	g.Resctrl, g.Groups, g.Others = info, groups, map[string]int{}
-	// What was changed since Observe is not ours any more.
-	for i := range groups {
-		l := g.leases[Target{Group: groups[i].Name}]
-		if l != nil && l.Resctrl != nil && foreignSchemata(groups[i].Schemata, l.Resctrl.New, l.Resctrl.New) {
-			g.yieldGroup(l)
+	if g.yieldForeign(groups) {
+		if groups, tasks, err = g.groups.Control(); err != nil {
+			g.NoResctrl = err
+			return
 		}
 	}
+	g.Resctrl, g.Groups, g.Others = info, groups, map[string]int{}
 	// Those that were moved keep the schemata of their group.
 	for t := range g.leases {
 		if v := g.views[t.Task]; v != nil {
@@ -98,8 +102,10 @@ func (a *Actor) changeGroup(c *Change) error {
 	switch {
 	case errors.Is(err, resctrl.ErrReadBack):
 		return nil // it is made
-	case err != nil || c.Resctrl.Kind != resctrl.SetSchemata:
+	case err != nil && !a.madeInSpite(c, effect, err):
 		return err
+	case c.Resctrl.Kind != resctrl.SetSchemata:
+		return nil
 	}
 	// What is in effect is of the whole group; the change is of some of it.
 	if l := a.journal.Lease(c.Target); l != nil && l.Resctrl != nil && !c.Release {
@@ -111,6 +117,36 @@ func (a *Actor) changeGroup(c *Change) error {
 		}
 	}
 	return nil
+}
+
+// madeInSpite says whether a change is made in spite of an error, all or a part of it, so that
+// its lease has to stay: a task was moved, but not all that goes along was done; or some
+// schemata were refused after others had been set, and these could not be put back.
+func (a *Actor) madeInSpite(c *Change, effect resctrl.Schemata, err error) bool {
+	switch c.Resctrl.Kind {
+	case resctrl.MoveTask:
+		reader, ok := a.groups.(groupReader)
+		if !ok {
+			return false
+		}
+		if dir, ok := reader.Where(owca.TaskID(c.Resctrl.Task)); !ok || dir != c.Resctrl.Group {
+			return false
+		}
+		a.log.Warn("a task was moved to another control group, but something is left to do", "task", c.For, "group", groupName(c.Resctrl.Group), "error", err)
+		return true
+	case resctrl.SetSchemata:
+		is := ofSame(c.Resctrl.New, effect)
+		if len(is.Changed(c.Resctrl.Old)) == 0 {
+			return false
+		}
+		if s := a.standing[decisionKey{c.For, c.Kind}]; s != nil {
+			a.trouble(s, err.Error())
+		} else {
+			a.report(c.name(), err, "only a part of a limit could be set")
+		}
+		return true
+	}
+	return false
 }
 
 // ofSame returns the values that now has of what is in s.
@@ -130,73 +166,198 @@ func ofSame(s, now resctrl.Schemata) resctrl.Schemata {
 	return list
 }
 
-// setDefaults gives the default group of resctrl what the configuration says.
+// leaveGroups gives back what is leased of resctrl, as it is not used any more: nobody would
+// keep new threads in their groups.
+func (a *Actor) leaveGroups() {
+	if a.journal == nil {
+		return
+	}
+	_ = a.restoreWhere(EndReleased, func(l *Lease) bool { return l.Cgroup == "" }) // logged
+	clear(a.rdt.yielded)
+	for _, s := range a.order {
+		if s.kind == owca.RDTGroup && !s.adopted {
+			a.setPending(s)
+		}
+	}
+	a.rdt.defaultsDone = false
+}
+
+// setDefaults gives the default group of resctrl what the configuration says, but for what
+// was decided to be in it besides.
 func (a *Actor) setDefaults() {
 	if a.journal == nil || a.options.DryRun {
 		return
 	}
-	t := Target{}
-	if a.options.DefaultL3 == nil && a.options.DefaultMB == nil {
-		a.rdt.defaultsDone = true
-		if l := a.leases[t]; l != nil && l.Owner == ownOwner {
-			_ = a.restoreWhere(EndReleased, func(l *Lease) bool { return l.Target == t }) // logged
+	l := a.leases[Target{}]
+	if l != nil && l.Owner != ownOwner {
+		if s := a.standing[decisionKey{l.For, l.Kind}]; s != nil && s.adopted {
+			return // what was decided is not known yet
 		}
-		return
 	}
 	info := a.groups.Info()
+	none := a.options.DefaultL3 == nil && a.options.DefaultMB == nil
 	named := func(s *string) bool { return s != nil && *s != "" }
 	switch {
-	case info == nil && !named(a.options.DefaultL3) && !named(a.options.DefaultMB):
-		return // all of what the host does not have, or not yet
-	case info == nil:
+	case none && (l == nil || info == nil && l.Owner == ownOwner):
+		a.rdt.defaultsDone = true
+		_ = a.restoreWhere(EndReleased, func(o *Lease) bool { return o == l }) // logged
+		return
+	case info == nil && (none || named(a.options.DefaultL3) || named(a.options.DefaultMB)):
 		a.report("rdt defaults", a.groups.Err(), "the default group of resctrl cannot be set")
 		return
+	case info == nil:
+		return // all of what the host does not have, or not yet
 	}
-	err := a.leaseDefaults(info, t)
+	err := a.leaseDefaults(info)
 	a.report("rdt defaults", err, "the default group of resctrl cannot be set")
-	// What does not fit the hardware is not tried each tick.
-	a.rdt.defaultsDone = true
+	a.rdt.defaultsDone, a.rdt.defaultsRetry = true, 0
+	if err != nil {
+		a.rdt.defaultsRetry = a.clock() + defaultsPace
+	}
 }
 
-func (a *Actor) leaseDefaults(info *resctrl.Info, t Target) error {
+func (a *Actor) leaseDefaults(info *resctrl.Info) error {
+	want, err := a.defaults(info)
+	if err != nil {
+		return err
+	}
+	decided, by := a.decidedDefaults(info)
+	want = want.Overlay(decided)
+	if len(want) == 0 {
+		if l := a.leases[Target{}]; l != nil && l.Owner == ownOwner {
+			return a.restoreWhere(EndReleased, func(o *Lease) bool { return o == l })
+		}
+		return nil
+	}
 	groups, _, err := a.groups.Control()
 	if err != nil {
 		return err
 	}
-	var want resctrl.Schemata
-	for resource, text := range map[string]*string{"L3": a.options.DefaultL3, "MB": a.options.DefaultMB} {
-		if text == nil {
-			continue
-		}
-		s, err := defaultsOf(info, resource, *text)
-		if err != nil {
+	if a.yieldForeign(groups) {
+		if groups, _, err = a.groups.Control(); err != nil {
 			return err
 		}
-		want = want.Overlay(s)
 	}
-	if len(want) == 0 {
-		return nil
-	}
-	changes, err := info.Plan(groups, []resctrl.Allocation{{Task: ownOwner, Schemata: want}}, map[string]int{})
-	if err != nil {
+	set, err := a.setDefaultGroup(info, groups, want)
+	if err != nil || set == nil {
 		return err
 	}
+	c := a.defaultChange(set)
+	if by != nil {
+		c.For, c.Owner, c.Reason = by.task, by.owner, by.allocation.Reason
+	}
+	var report Report
+	a.makeBatch(time.Now(), a.withoutYieldedGroups([]Change{c}), &report)
+	a.logChanges(report.Changes)
+	for _, f := range report.Failed {
+		return f.Err
+	}
+	return nil
+}
+
+// defaultChange is a change of the default group for the sake of the configuration.
+func (a *Actor) defaultChange(set *resctrl.Change) Change {
+	is := set.New
+	if l := a.leases[Target{}]; l != nil && l.Resctrl != nil {
+		is = l.Resctrl.New.Overlay(is) // with what stays leased
+	}
+	return Change{
+		Kind: owca.RDTGroup, Owner: ownOwner, Reason: "defaults of the configuration",
+		Old: set.Old.String(), New: is.String(), Resctrl: set,
+	}
+}
+
+// setDefaultGroup returns the change that gives the default group what is wanted, and what is
+// leased besides its first values again; nil if that is what it has.
+func (a *Actor) setDefaultGroup(info *resctrl.Info, groups []resctrl.ControlGroup, want resctrl.Schemata) (*resctrl.Change, error) {
+	if l := a.leases[Target{}]; l != nil && l.Resctrl != nil {
+		want = ofSame(leasedNow(l, groups), l.Resctrl.Old).Overlay(want)
+	}
+	changes, err := info.Plan(groups, []resctrl.Allocation{{Task: ownOwner, Schemata: want}}, nil)
+	if err != nil {
+		return nil, err
+	}
 	for i := range changes {
-		if changes[i].Kind != resctrl.SetSchemata {
-			continue // groups that nobody uses are not ours to remove here
+		// Groups that nobody uses are not ours to remove here.
+		if changes[i].Kind == resctrl.SetSchemata {
+			return &changes[i], nil
 		}
-		c := Change{
-			Target: t, Kind: owca.RDTGroup, Owner: ownOwner, Reason: "defaults of the configuration",
-			Old: changes[i].Old.String(), New: changes[i].New.String(), Resctrl: &changes[i],
-		}
-		var report Report
-		a.makeBatch(time.Now(), []Change{c}, &report)
-		a.logChanges(report.Changes)
-		for _, f := range report.Failed {
-			return f.Err
+	}
+	return nil, nil
+}
+
+// leasedNow is what a group has of what is leased of its schemata, in domains that are online.
+func leasedNow(l *Lease, groups []resctrl.ControlGroup) resctrl.Schemata {
+	for i := range groups {
+		if groups[i].Name == l.Group {
+			return ofSame(l.Resctrl.New, groups[i].Schemata)
 		}
 	}
 	return nil
+}
+
+// defaults are what the configuration says of the default group; nil if nothing.
+func (a *Actor) defaults(info *resctrl.Info) (resctrl.Schemata, error) {
+	var want resctrl.Schemata
+	for _, part := range []struct {
+		resource string
+		text     *string
+	}{{"L3", a.options.DefaultL3}, {"MB", a.options.DefaultMB}} {
+		if part.text == nil {
+			continue
+		}
+		s, err := defaultsOf(info, part.resource, *part.text)
+		if err != nil {
+			return nil, err
+		}
+		want = want.Overlay(s)
+	}
+	return want, nil
+}
+
+// decidedDefaults is what was decided for tasks in the default group and is in effect, and
+// the last decision that says something of it.
+func (a *Actor) decidedDefaults(info *resctrl.Info) (decided resctrl.Schemata, by *standing) {
+	for _, s := range a.order {
+		rdt := s.allocation.RDT
+		if s.kind != owca.RDTGroup || s.adopted || s.pending || s.allocation.Release || rdt == nil || rdt.Name == nil || *rdt.Name != "" {
+			continue
+		}
+		for _, text := range []string{rdt.L3, rdt.MB} {
+			// What this host does not take was refused.
+			if part, err := info.Parse(text); err == nil && len(part) > 0 {
+				decided, by = decided.Overlay(part), s
+			}
+		}
+	}
+	return decided, by
+}
+
+// backToDefaults has what was decided of the default group give way to the defaults of the
+// configuration rather than to what there was before them.
+func (a *Actor) backToDefaults(changes []Change) []Change {
+	for i := range changes {
+		c := &changes[i]
+		l := a.leases[Target{}]
+		if c.Target != (Target{}) || !c.Undo || l == nil {
+			continue
+		}
+		want, err := a.defaults(a.state.Resctrl)
+		if err != nil || len(want) == 0 {
+			continue // it was told
+		}
+		set, err := a.setDefaultGroup(a.state.Resctrl, a.state.Groups, want)
+		if err != nil {
+			continue
+		}
+		if set == nil {
+			// They are what was decided: only the lease is another's.
+			is := leasedNow(l, a.state.Groups)
+			set = &resctrl.Change{Kind: resctrl.SetSchemata, Old: is, New: is}
+		}
+		*c = a.defaultChange(set)
+	}
+	return changes
 }
 
 // defaultsOf parses what one resource of the default group shall have; "" is all of it.
@@ -210,6 +371,16 @@ func defaultsOf(info *resctrl.Info, resource, text string) (resctrl.Schemata, er
 // observeGroups looks at the leases of resctrl now and then: what is gone, or was changed
 // by somebody else, is not ours any more.
 func (a *Actor) observeGroups() {
+	switch {
+	case a.groups != nil:
+		a.rdt.used = true
+	case a.rdt.used:
+		a.rdt.used = false
+		a.leaveGroups()
+	}
+	if at := a.rdt.defaultsRetry; at > 0 && a.clock() >= at {
+		a.rdt.defaultsDone, a.rdt.defaultsRetry = false, 0
+	}
 	reader, ok := a.groups.(groupReader)
 	if !ok || a.journal == nil || a.clock() < a.rdt.next {
 		return
@@ -233,6 +404,10 @@ func (a *Actor) observeGroups() {
 	}
 	unused := a.unusedGroups()
 	_ = a.restoreWhere(EndReleased, func(l *Lease) bool { return slices.Contains(unused, l) }) // logged
+	if slices.ContainsFunc(unused, func(l *Lease) bool { return l.Group == "" }) {
+		a.rdt.defaultsDone = false
+		a.setDefaults()
+	}
 }
 
 // unusedGroups are leases of groups whose tasks have all gone.
@@ -251,6 +426,19 @@ func (a *Actor) unusedGroups() (list []*Lease) {
 	return list
 }
 
+// yieldForeign yields the groups whose schemata somebody else has changed, as they are just
+// before they are to be set. It says whether there was one.
+func (a *Actor) yieldForeign(groups []resctrl.ControlGroup) (found bool) {
+	for i := range groups {
+		l := a.leases[Target{Group: groups[i].Name}]
+		if l != nil && l.Resctrl != nil && foreignSchemata(groups[i].Schemata, l.Resctrl.New, l.Resctrl.New) {
+			a.yieldGroup(l)
+			found = true
+		}
+	}
+	return found
+}
+
 // yieldGroup leaves the schemata of a group to somebody else. That the group is of our making,
 // and goes when it is not needed, does not change.
 func (a *Actor) yieldGroup(l *Lease) {
@@ -267,7 +455,8 @@ func (a *Actor) yieldGroup(l *Lease) {
 		}
 	}
 	if l.Resctrl.Kind != resctrl.CreateGroup {
-		a.endGroup(l, EndForeign)
+		// Of the same schemata, what they did not change goes back.
+		_ = a.restoreWhere(EndForeign, func(o *Lease) bool { return o == l }) // logged
 		return
 	}
 	a.logEnd(l, EndForeign, nil)
@@ -282,6 +471,7 @@ func (a *Actor) unyieldGroups(task owca.TaskID) {
 // withoutYieldedGroups leaves out schemata which somebody else has changed since just these
 // were decided.
 func (a *Actor) withoutYieldedGroups(changes []Change) []Change {
+	changes = a.backToDefaults(changes)
 	if len(a.rdt.yielded) == 0 {
 		return changes
 	}

@@ -95,7 +95,16 @@ func (m *modelRDT) start(keep bool) {
 		}})
 	}
 	m.actor = New("/")
-	if err := m.actor.Start(Options{Units: Units{SharesUnit: 1000}, StateDir: m.dir, Keep: keep}); err != nil {
+	o := Options{Units: Units{SharesUnit: 1000}, StateDir: m.dir, Keep: keep}
+	if m.random.IntN(2) == 0 {
+		o.DefaultL3 = new([]string{"", "L3:0=1f0"}[m.random.IntN(2)])
+		m.note("  default %q", *o.DefaultL3)
+	}
+	if strings.Contains(m.base, "MB:") && m.random.IntN(3) == 0 {
+		o.DefaultMB = new("MB:0=60")
+		m.note("  default %q", *o.DefaultMB)
+	}
+	if err := m.actor.Start(o); err != nil {
 		m.fatalf("Start: %v", err)
 	}
 	if !keep {
@@ -287,7 +296,8 @@ func TestModelResctrl(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	sequences, operations := modelCount(t, 200)/10, 0
+	// Not fewer in a VM: there is no other place where it is played.
+	sequences, operations := max(20, modelCount(t, 200)/10), 0
 	for seed := range sequences {
 		m.random, m.log = rand.New(rand.NewPCG(uint64(seed), 11)), []string{fmt.Sprintf("seed %d", seed)}
 		m.dir = modelStateDir(t)
