@@ -359,9 +359,6 @@ func (a *Actor) makeBatch(now time.Time, batch []Change, report *Report) {
 
 func isRelease(c Change) bool { return c.Release || c.Undo }
 
-// errMeanwhile: another plan is to be made.
-var errMeanwhile = errors.New("somebody else has changed it meanwhile")
-
 // change makes one change, and notes what took effect.
 func (a *Actor) change(c *Change) error {
 	if c.Cgroup == "" {
@@ -375,16 +372,17 @@ func (a *Actor) change(c *Change) error {
 		return err
 	}
 	// Meanwhile the journal has waited for the disk.
-	if now, err := n.Get(c.Knob); err == nil && !c.Knob.Equal(now, c.Old) {
-		return errMeanwhile
-	}
 	if c.Release {
+		if now, err := n.Get(c.Knob); err == nil && !c.Knob.Equal(now, c.Old) {
+			return cgroup.ErrChanged
+		}
 		return setBack(n.Control, c.Knob, c.New)
 	}
-	if err := n.Set(c.Knob, c.New); err != nil {
+	value, err := n.Replace(c.Knob, c.Old, c.New)
+	if err != nil {
 		return err
 	}
-	if value, err := n.Get(c.Knob); err == nil && value != c.New {
+	if value != "" && value != c.New {
 		a.effect(c, value)
 	}
 	return nil
@@ -407,7 +405,7 @@ func (a *Actor) failed(c *Change, err error, report *Report) {
 		a.report(c.name(), err, "a limit could not be set")
 		return
 	}
-	if errors.Is(err, cgroup.ErrGone) || errors.Is(err, errMeanwhile) {
+	if errors.Is(err, cgroup.ErrGone) || errors.Is(err, cgroup.ErrChanged) {
 		s.absent = a.tick // the next tick knows more
 		return
 	}
