@@ -54,6 +54,10 @@ const (
 	RDTGroup AllocationKind = "rdt"
 )
 
+// LeastChange is what a CPUQuota or CPUShares that is held has to change by: one that changes
+// by that or less stays as it is, as in the original.
+const LeastChange = 0.05
+
 // AllocationKinds are all kinds, in the order in which they are shown.
 var AllocationKinds = []AllocationKind{
 	CPUQuota, CPUShares, CPUBurst, CPUIdle, CPUSetCPUs, CPUSetMems, MemoryHigh, MemoryLow, IOWeight, IOMax, RDTGroup,

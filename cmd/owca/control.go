@@ -83,6 +83,36 @@ func (n *nesting) validate(anomalies, allocations []owca.Storage) error {
 	return errors.Join(errs...)
 }
 
+// errSame is for components that are called at once where one is late.
+var errSame = errors.New("one component stands in two places, by a YAML alias, and would be called at once from both; write it down twice")
+
+// same says whether a component with fields is in the lists more than once. Those without may
+// be one and the same value in Go.
+func same(lists ...[]any) bool {
+	seen := map[any]bool{}
+	for _, list := range lists {
+		for _, c := range list {
+			if t := reflect.TypeOf(c); t.Kind() != reflect.Pointer || t.Elem().Size() == 0 {
+				continue
+			}
+			if seen[c] {
+				return true
+			}
+			seen[c] = true
+		}
+	}
+	return false
+}
+
+// anys are the elements of a list.
+func anys[T any](list []T) []any {
+	out := make([]any, len(list))
+	for i := range list {
+		out[i] = list[i]
+	}
+	return out
+}
+
 // distinct joins lists of storages. One may stand in several lists, which are
 // stored together, but not also inside another one, nor in a list twice.
 func distinct(lists ...[]owca.Storage) []owca.Storage {
@@ -116,7 +146,7 @@ func allocators(list []owca.Allocator, names func(any) string) []run.Allocator {
 }
 
 // unique makes a name differ from those of the n before it: components without
-// fields may be one and the same, and an alias stands in two places.
+// fields may be one and the same.
 func unique(name string, n int, before func(int) string) string {
 	taken := make(map[string]bool, n)
 	for i := range n {
@@ -141,6 +171,9 @@ func (r *detectionRunner) Validate() error {
 	var errs []error
 	if len(r.Detectors) == 0 {
 		errs = append(errs, &fieldError{"detector", errors.New("the list is empty: expected a Detector, as !ExampleDetector")})
+	}
+	if same(anys(r.Detectors)) {
+		errs = append(errs, &fieldError{"detector", errSame})
 	}
 	return errors.Join(append(errs, r.validate(r.AnomaliesStorage, nil))...)
 }
@@ -197,6 +230,12 @@ func (r *allocationRunner) Validate() error {
 	var errs []error
 	if len(r.Allocators) == 0 {
 		errs = append(errs, &fieldError{"allocator", errors.New("the list is empty: expected an Allocator, as !StaticAllocator")})
+	}
+	switch {
+	case same(anys(r.Detectors)):
+		errs = append(errs, &fieldError{"detector", errSame})
+	case same(anys(r.Allocators), anys(r.Detectors)):
+		errs = append(errs, &fieldError{"allocator", errSame})
 	}
 	m, _ := r.source()
 	off := m.RDTEnabled != nil && !*m.RDTEnabled

@@ -36,7 +36,7 @@ func TestLimitText(t *testing.T) {
 		{cgroup.CPUMaxBurst, "2500", "2.5ms"},
 		{cgroup.CPUSharesV1, "1024", "1024"},
 		{cgroup.CPUIdleFlag, "1", "on"},
-		{cgroup.CPUSetCPUList, "", "as the parent"},
+		{cgroup.CPUSetCPUList, "", "none of its own"},
 		{cgroup.CPUSetCPUList, "0-3", "0-3"},
 		{cgroup.MemoryHighLimit, "2147483648", "2Gi"},
 		{cgroup.MemoryHighLimit, "max", "no limit"},
@@ -98,52 +98,11 @@ failed
 
 4 changes; owca run would make them
 `
-	if diff := cmp.Diff(want, string(appendPlan(nil, r, nil))); diff != "" {
+	if diff := cmp.Diff(want, string(appendPlan(nil, r))); diff != "" {
 		t.Error(diff)
 	}
-	if got := string(appendPlan(nil, &act.Report{}, nil)); got != "no changes\n" {
+	if got := string(appendPlan(nil, &act.Report{})); got != "no changes\n" {
 		t.Errorf("%q", got)
-	}
-}
-
-// TestWithoutSteady: as the agent, a plan sees no change where the sum of a task's cgroups is
-// within 0.05 of what is leased.
-func TestWithoutSteady(t *testing.T) {
-	const cpus = 4 // 0.05 are 20 ms of 100 ms
-	change := func(path, from, to string) act.Change {
-		return act.Change{Target: act.Target{Cgroup: path, Knob: cgroup.CPUMax}, For: "pod", Kind: owca.CPUQuota, ID: "cpu:1", Old: from, New: to}
-	}
-	lease := func(path, value string) act.Lease { return act.Lease{Change: change(path, "max 100000", value)} }
-	both := []act.Lease{lease("/a", "40000 100000"), lease("/b", "40000 100000")}
-	weight := func(path, from, to string) act.Change {
-		return act.Change{Target: act.Target{Cgroup: path, Knob: cgroup.CPUSharesV1}, For: "pod", Kind: owca.CPUShares, ID: "cpu:1", Old: from, New: to}
-	}
-	released, anew := change("/a", "40000 100000", "41000 100000"), change("/a", "40000 100000", "41000 100000")
-	released.Release, anew.ID = true, "cpu:2"
-	for _, tc := range []struct {
-		name    string
-		leases  []act.Lease
-		changes []act.Change
-		steady  bool
-	}{
-		{"nothing leased", nil, []act.Change{change("/a", "max 100000", "40000 100000")}, false},
-		{"small", both, []act.Change{change("/a", "40000 100000", "50000 100000"), change("/b", "40000 100000", "50000 100000")}, true},
-		{"small each, and too large together", both, []act.Change{change("/a", "40000 100000", "55000 100000"), change("/b", "40000 100000", "55000 100000")}, false},
-		{"one to the other", both, []act.Change{change("/a", "40000 100000", "79000 100000"), change("/b", "40000 100000", "1000 100000")}, true},
-		{"no limit", both, []act.Change{change("/a", "40000 100000", "max 100000")}, false},
-		{"somebody else's", both, []act.Change{change("/a", "33000 100000", "40000 100000")}, false},
-		{"a new container", both, []act.Change{change("/c", "max 100000", "1000 100000")}, false},
-		{"given back", both, []act.Change{released}, false},
-		{"made anew", both, []act.Change{anew}, false},
-		{"shares", []act.Lease{{Change: weight("/a", "1024", "100")}, {Change: weight("/b", "1024", "100")}},
-			[]act.Change{weight("/a", "100", "150"), weight("/b", "100", "150")}, true},
-		{"more shares", []act.Lease{{Change: weight("/a", "1024", "100")}}, []act.Change{weight("/a", "100", "151")}, false},
-	} {
-		made, steady := withoutSteady(tc.changes, tc.leases, act.Units{SharesUnit: 1000}, cpus)
-		if want := [2][]act.Change{tc.changes, nil}; !tc.steady && cmp.Diff(want, [2][]act.Change{made, steady}) != "" ||
-			tc.steady && cmp.Diff([2][]act.Change{nil, tc.changes}, [2][]act.Change{made, steady}) != "" {
-			t.Errorf("%s: changes %v, steady %v", tc.name, made, steady)
-		}
 	}
 }
 

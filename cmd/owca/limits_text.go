@@ -51,7 +51,7 @@ func limitText(k cgroup.Knob, value string) string {
 		}
 	case cgroup.CPUSetCPUList, cgroup.CPUSetMemList:
 		if value == "" {
-			return "as the parent"
+			return "none of its own" // v2: as the parent; v1: until it has some no process can be in it
 		}
 	case cgroup.IOMaxLimits:
 		if value == "" {

@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math"
 	"os"
 	"os/signal"
 	"slices"
 
 	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/internal/act"
-	"github.com/owca-project/owca/internal/cgroup"
 	"github.com/owca-project/owca/internal/config"
 	"github.com/owca-project/owca/internal/measure"
 	"github.com/owca-project/owca/internal/run"
@@ -22,7 +20,7 @@ import (
 
 type planCommand struct {
 	Config   string   `short:"c" required:"" placeholder:"FILE" help:"Configuration file."`
-	JSON     bool     `help:"Print a JSON object: changes, refused, failed, unchanged."`
+	JSON     bool     `help:"Print a JSON object: changes, refused, failed."`
 	Log      []string `short:"l" aliases:"log-level" sep:"none" placeholder:"[COMPONENT:]LEVEL" help:"Log level, as of owca run; default warning."`
 	HostRoot string   `default:"/" placeholder:"DIR" help:"Where the root of the host is mounted, as in a container (default: /)."`
 }
@@ -30,10 +28,12 @@ type planCommand struct {
 // Help is what --help says beyond the flags.
 func (*planCommand) Help() string {
 	return `One tick is run: tasks are discovered and measured, allocators are asked, and what they want is compared with what is.
-Nothing is written, neither to the host nor to the storages of the configuration, so that it can be run beside an agent, whose
-limits are then what is: the journal in state_dir tells them, if this user may read it. Rates need two ticks, so allocators that go by them decide as in the first one. Groups of resctrl are
-planned, too, where it is mounted; what is set once at the start (default_rdt_l3, default_rdt_mb, remove_all_resctrl_groups) is
-not.`
+Nothing is written, neither to the host nor to the storages of the configuration, so that it can be run beside an agent. What
+the journal in state_dir says that one holds, if this user may read it, is taken as with on_exit: keep: what the allocators'
+first decision does not mention is given back, and so is all of those that are not in FILE any more. Not shown are limits of tasks
+that are not found any more, which are given back a minute later, and what is set once at the start (default_rdt_l3,
+default_rdt_mb, remove_all_resctrl_groups). Rates need two ticks, so allocators that go by them decide as in the first one.
+Groups of resctrl are planned, too, where it is mounted.`
 }
 
 func (c *planCommand) Run(ctx context.Context, io stdio) error {
@@ -49,17 +49,17 @@ func (c *planCommand) Run(ctx context.Context, io stdio) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
 
-	report, steady, err := c.plan(ctx)
+	report, err := c.plan(ctx, io)
 	if ctx.Err() != nil {
 		return &exitError{exitInterrupted, nil}
 	}
 	if report == nil {
 		return err
 	}
-	text := appendPlan(nil, report, steady)
+	text := appendPlan(nil, report)
 	if c.JSON {
 		var jsonErr error
-		if text, jsonErr = indentJSON(newPlanJSON(report, steady)); jsonErr != nil {
+		if text, jsonErr = indentJSON(newPlanJSON(report)); jsonErr != nil {
 			return jsonErr
 		}
 	}
@@ -72,21 +72,20 @@ func (c *planCommand) Run(ctx context.Context, io stdio) error {
 	return nil
 }
 
-// plan returns the report, nil if no tick was run, and apart from it the changes that an
-// agent does not make, because they are too small.
-func (c *planCommand) plan(ctx context.Context) (report *act.Report, steady []act.Change, err error) {
+// plan returns the report, nil if no tick was run.
+func (c *planCommand) plan(ctx context.Context, io stdio) (*act.Report, error) {
 	data, err := config.ReadFile(c.Config)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	host := measure.Open(c.HostRoot)
 	cfg, err := decode(data, c.Config, host, nil, nil, func(p config.Problem) { slog.Warn(p.Error(), "component", "config") })
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	r, ok := cfg.Runner.(*allocationRunner)
 	if !ok {
-		return nil, nil, fmt.Errorf("%s: its runner has no allocator, so that it changes nothing: expected !AllocationRunner", c.Config)
+		return nil, fmt.Errorf("%s: its runner has no allocator, so that it changes nothing: expected !AllocationRunner", c.Config)
 	}
 	r.reading()
 	// Storages would open files and ports that an agent may have.
@@ -95,94 +94,40 @@ func (c *planCommand) plan(ctx context.Context) (report *act.Report, steady []ac
 		return isStorage
 	})
 	if err := startParts(ctx, parts); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", c.Config, err)
+		return nil, fmt.Errorf("%s: %w", c.Config, err)
 	}
 	defer closeParts(parts)
 	next := cfg.loop()
 	next.Act.DryRun, next.Act.Guardian = true, nil
 	next.Interval = max(next.Interval, unhurried)
-	cpus := 0
-	loop := run.New(host, act.New(c.HostRoot), run.Build(buildInfo()), func(s *owca.Snapshot) { cpus = s.Platform.CPUs })
-	made, err := loop.Plan(ctx, next)
-	leases, _, _, journalErr := act.ReadJournal(next.Act.StateDir)
-	if journalErr != nil && !errors.Is(journalErr, fs.ErrNotExist) {
-		slog.Warn("the journal of what owca holds cannot be read: changes may be shown that are too small for an agent to make",
-			"component", "act", "state_dir", next.Act.StateDir, "error", journalErr)
+	leases, told, err := c.held(next.Act.StateDir)
+	for _, t := range told {
+		fmt.Fprintf(io.err, "owca: %s\n", t)
 	}
-	made.Changes, steady = withoutSteady(made.Changes, leases, next.Act.Units, cpus)
-	return &made, steady, err
+	if err != nil {
+		fmt.Fprintf(io.err, "owca: what an agent holds is not known, so that it counts as somebody else's: %v\n", err)
+	}
+	made, err := run.New(host, act.New(c.HostRoot), run.Build(buildInfo()), nil).Plan(ctx, next, leases)
+	return &made, err
 }
 
-// leastChange is what a cpu_quota or cpu_shares that is held has to change by; see
-// docs/allocation.md.
-const leastChange = 0.05
-
-// withoutSteady takes out of a plan, which does not know what is leased, the changes of a
-// quota or of shares that an agent with these leases would not make.
-func withoutSteady(changes []act.Change, leases []act.Lease, units act.Units, cpus int) (made, steady []act.Change) {
-	type decision struct {
-		task owca.TaskID
-		kind owca.AllocationKind
+// held are the leases that the host still has; told is what is odd about the journal.
+func (c *planCommand) held(dir string) (leases []act.Lease, told []string, err error) {
+	leases, _, told, err = act.ReadJournal(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil // no agent ever was
 	}
-	type sums struct{ held, wanted, cgroups float64 }
-	held := make(map[act.Target]*act.Lease, len(leases))
-	all := map[decision]*sums{}
-	number := func(l *act.Lease, value string) float64 {
-		_, a, ok := act.Current(units, cpus, l.Knob, value)
-		if !ok {
-			return math.NaN() // and so is the sum, which is never small
-		}
-		return a.Number
-	}
-	for i := range leases {
-		l := &leases[i]
-		numeric := l.Kind == owca.CPUQuota && l.Knob == cgroup.CPUMax || l.Kind == owca.CPUShares && l.Knob != cgroup.CPUIdleFlag
-		if l.Cgroup == "" || !numeric {
-			continue
-		}
-		held[l.Target] = l
-		s := all[decision{l.For, l.Kind}]
-		if s == nil {
-			s = &sums{}
-			all[decision{l.For, l.Kind}] = s
-		}
-		n := number(l, l.New)
-		s.held, s.wanted, s.cgroups = s.held+n, s.wanted+n, s.cgroups+1
-	}
-	for i := range changes {
-		c := &changes[i]
-		s := all[decision{c.For, c.Kind}]
-		if s == nil {
-			continue
-		}
-		l := held[c.Target]
-		if l == nil || c.Release || l.For != c.For || l.Kind != c.Kind || !c.Knob.Equal(c.Old, l.New) || c.ID != l.ID {
-			s.wanted = math.NaN()
-			continue
-		}
-		s.wanted += number(l, c.New) - number(l, l.New)
-	}
-	for _, c := range changes {
-		s := all[decision{c.For, c.Kind}]
-		if s == nil {
-			made = append(made, c)
-			continue
-		}
-		change := math.Abs(s.wanted - s.held) // cgroups of a task share a quota
-		if c.Kind == owca.CPUShares {
-			change /= s.cgroups // each has all of them
-		}
-		if change <= leastChange {
-			steady = append(steady, c)
-		} else {
-			made = append(made, c)
-		}
-	}
-	return made, steady
+	host := leaseReader{root: c.HostRoot}
+	defer host.close()
+	return slices.DeleteFunc(leases, func(l act.Lease) bool {
+		s := host.state(&l)
+		// A group is still ours when somebody else has set it.
+		return s.state == leaseGone || s.state == leaseChanged && (l.Cgroup != "" || l.Task != "")
+	}), told, err
 }
 
 // appendPlan appends a plan as a review: by task, what changes and why.
-func appendPlan(b []byte, r *act.Report, steady []act.Change) []byte {
+func appendPlan(b []byte, r *act.Report) []byte {
 	if len(r.Changes) == 0 {
 		b = append(b, "no changes\n"...)
 	}
@@ -206,13 +151,6 @@ func appendPlan(b []byte, r *act.Report, steady []act.Change) []byte {
 			b = appendClean(append(b, "; "...), c.Note)
 		}
 		b = append(b, '\n')
-	}
-	if len(steady) > 0 {
-		b = fmt.Appendf(b, "\nunchanged, as it is within %v of what is held\n", leastChange)
-	}
-	for i := range steady {
-		c := &steady[i]
-		b = append(appendClean(append(b, "  "...), string(c.For)+" "+string(c.Kind)+": "+whereText(c)+"  "+changeText(c)), '\n')
 	}
 	if len(r.Refused) > 0 {
 		b = append(b, "\nrefused\n"...)
@@ -250,8 +188,6 @@ type planJSON struct {
 	Changes []planChangeJSON  `json:"changes"`
 	Refused []planRefusalJSON `json:"refused"`
 	Failed  []planFailureJSON `json:"failed"`
-	// Unchanged would be changes if they were larger.
-	Unchanged []planChangeJSON `json:"unchanged"`
 }
 
 type planChangeJSON struct {
@@ -271,12 +207,8 @@ type planFailureJSON struct {
 	Error string `json:"error"`
 }
 
-func newPlanJSON(r *act.Report, steady []act.Change) planJSON {
-	p := planJSON{Changes: []planChangeJSON{}, Refused: []planRefusalJSON{}, Failed: []planFailureJSON{}, Unchanged: []planChangeJSON{}}
-	for i := range steady {
-		c := &steady[i]
-		p.Unchanged = append(p.Unchanged, planChangeJSON{newLimitJSON(c), c.Release, c.Note})
-	}
+func newPlanJSON(r *act.Report) planJSON {
+	p := planJSON{Changes: []planChangeJSON{}, Refused: []planRefusalJSON{}, Failed: []planFailureJSON{}}
 	for i := range r.Changes {
 		c := &r.Changes[i]
 		p.Changes = append(p.Changes, planChangeJSON{newLimitJSON(c), c.Release, c.Note})

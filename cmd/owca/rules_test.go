@@ -35,22 +35,35 @@ func TestParseRules(t *testing.T) {
 	}
 }
 
-// TestIsRules: a list somewhere in a configuration does not make it one of rules.
+// TestIsRules: a list somewhere in a configuration does not make it one of rules. Whatever
+// the allocator takes is one.
 func TestIsRules(t *testing.T) {
 	for text, want := range map[string]bool{
-		"":                                   false,
-		"# nothing\n":                        false,
+		"":                                   true,
+		"# nothing\n":                        true,
+		"---\n# nothing\n":                   true,
 		"- allocations: {cpu_quota: 1}\n":    true,
+		"\ufeff- allocations: {cpu_idle: 1}": true,
+		"--- # comment\n[]\n":                true,
 		"---\n# a list\n[]\n":                true,
 		"rules: []\n":                        true,
-		"x: 1\nrules:\n- task_id: runner:\n": true,
-		"runner: !AllocationRunner\n":        false,
-		"loggers:\n  - rules:\nrunner: !X\n": false,
-		"rules: []\nrunner: !X\n":            false,
-		"loggers:\n- a\n":                    false,
+		"{rules: [{allocations: {cpu_quota: 1}}]}":          true,
+		"'rules':\n- allocations: {cpu_quota: 1}\n":         true,
+		"\"rules\": []\n":                                   true,
+		"rules:\n- {task_id: 'runner:', allocations: {}}\n": true,
+		"runner: !AllocationRunner\n":                       false,
+		"{rules: [], runner: !X {}}":                        false,
+		"loggers:\n  - rules:\nrunner: !X\n":                false,
+		"rules: []\nrunner: !X\n":                           false,
+		"loggers:\n- a\n":                                   false,
+		"text\n":                                            false,
+		"- [\n":                                             false, // whatever it is, its syntax is wrong
 	} {
 		if got := isRules([]byte(text)); got != want {
 			t.Errorf("%q: %v", text, got)
+		}
+		if _, err := parseRules("r.yaml", []byte(text)); (err == nil) != want {
+			t.Errorf("%q is rules: %v, and %v", text, want, err)
 		}
 	}
 }

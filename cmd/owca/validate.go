@@ -48,10 +48,13 @@ func validate(ctx context.Context, io stdio, name string) error {
 	if err != nil {
 		return err
 	}
+	warn := func(line int, what string) { fmt.Fprintf(io.err, "%s:%d: warning: %s\n", name, line, what) }
 	if isRules(data) {
+		if config.ShapeOf(data).Empty {
+			warn(1, "the file is empty: valid only as a file of rules, without any")
+		}
 		return checkRules(ctx, name, data)
 	}
-	warn := func(line int, what string) { fmt.Fprintf(io.err, "%s:%d: warning: %s\n", name, line, what) }
 	c, err := decode(data, name, nil, nil, nil, func(p config.Problem) { warn(p.Line, p.Path+": "+p.What) })
 	if err != nil {
 		return err

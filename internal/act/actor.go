@@ -85,10 +85,14 @@ type Actor struct {
 	fresh   map[decisionKey]candidate // scratch of Apply, as the next
 	wanted  []Wanted
 	asked   []*standing
-	state   *State   // of the last plan
+	state   *State // of the last plan
+	near    nearDecisions
 	dryRun  []Change // the plan that was logged
-	told    map[string]string
-	dirty   bool // the journal has something to write
+	// dryUntil is when that of a dry run is made again if nothing happens.
+	dryUntil time.Duration
+	told     map[string]string
+	unset    map[Target]unset // see reportTarget
+	dirty    bool             // the journal has something to write
 	// troubles are how many decisions were told this tick not to be in effect.
 	troubles struct {
 		tick uint64
@@ -167,10 +171,10 @@ func (a *Actor) Start(o Options) error {
 		if err != nil {
 			return errors.Join(err, j.Close())
 		}
-		a.ended = 0
+		ended := 0 // another goroutine may be at the Actor's
 		for i := range outcomes {
 			o := &outcomes[i]
-			a.logEnd(&o.Lease, o.How, o.Err)
+			a.tellEnd(&ended, &o.Lease, o.How, o.Err)
 		}
 		if err := j.Sync(); err != nil {
 			a.log.Warn("the journal still has leases that were given back; they will be found restored", "error", err)
@@ -244,31 +248,30 @@ func (a *Actor) begin() {
 	}
 	if s.journal != nil {
 		a.journal = s.journal
-		a.adopt()
+		for _, l := range a.journal.Leases() {
+			a.adopt(l)
+		}
 	}
 	if !a.optionsSet {
 		a.SetOptions(s.options)
 	}
 }
 
-// adopt makes the leases of an earlier agent this one's. What they were decided to be is
-// not known, so that any decision of the same owner is another one.
-func (a *Actor) adopt() {
-	for _, l := range a.journal.Leases() {
-		a.leases[l.Target] = l
-		k := decisionKey{l.For, l.Kind}
-		if a.standing[k] == nil {
-			s := a.standingOf(k)
-			s.owner, s.adopted = l.Owner, true
-			if s.task != "" {
-				s.votes = []vote{{owner: l.Owner, adopted: true, unheard: true}}
-				a.unheard = true
-			}
+// adopt makes a lease of an earlier agent this one's. What it was decided to be is not known,
+// so that any decision of the same owner is another one.
+func (a *Actor) adopt(l *Lease) {
+	a.leases[l.Target] = l
+	k := decisionKey{l.For, l.Kind}
+	s := a.standing[k]
+	if s == nil {
+		s = a.standingOf(k)
+		s.owner, s.adopted = l.Owner, true
+		if s.task != "" {
+			s.votes = []vote{{owner: l.Owner, adopted: true, unheard: true}}
+			a.unheard = true
 		}
-		if l.Cgroup == "" {
-			continue
-		}
-		s := a.standing[k]
+	}
+	if l.Cgroup != "" {
 		s.watches = append(s.watches, watch{path: l.Cgroup, id: l.ID, knob: l.Knob, value: l.New, lease: l, broken: true})
 	}
 }
@@ -307,18 +310,23 @@ func (a *Actor) SetOptions(o Options) {
 // guardPace is how often it is tried to start a guardian that does not start at all.
 const guardPace = time.Minute
 
-// guard starts the guardian, or dismisses it.
+const noGuardian = "there is no guardian: if the agent is killed, limits stay until it or owca restore runs"
+
+// guard starts the guardian, tells how it is, or dismisses it.
 func (a *Actor) guard() {
 	wanted := a.journal != nil && !a.options.Keep && !a.options.DryRun && len(a.options.Guardian) > 0
 	switch {
 	case wanted && a.guardian == nil && a.clock() >= a.guardRetry:
 		a.guardRetry = a.clock() + guardPace
 		g, err := StartGuardian(a.options.Guardian)
-		a.report("guardian", err, "there is no guardian: if the agent is killed, limits stay until it or owca restore runs")
+		a.report("guardian", err, noGuardian)
 		if err == nil {
 			a.guardian = g
 		}
+	case wanted && a.guardian != nil:
+		a.report("guardian", a.guardian.Err(), noGuardian)
 	case !wanted && a.guardian != nil:
+		delete(a.told, "guardian")
 		if err := a.guardian.Dismiss(); err != nil {
 			a.log.Warn("dismissing the guardian", "error", err)
 		}
@@ -528,15 +536,40 @@ func (a *Actor) report(what string, err error, message string) {
 	}
 }
 
+// unset is a limit of which was told that it could not be set.
+type unset struct {
+	task owca.TaskID
+	why  string
+}
+
+// reportTarget is report of a limit that no decision stands for, until its task has other
+// cgroups.
+func (a *Actor) reportTarget(c *Change, err error, message string) {
+	last, failing := a.unset[c.Target]
+	switch {
+	case err == nil && failing:
+		delete(a.unset, c.Target)
+		a.log.Info("works again", "what", c.name())
+	case err != nil && last.why != err.Error():
+		if a.unset == nil {
+			a.unset = map[Target]unset{}
+		}
+		a.unset[c.Target] = unset{c.For, err.Error()}
+		a.log.Error(message, "target", c.name(), "error", err)
+	}
+}
+
 // logEnd tells of the ends of leases, of many at once only of the first.
-func (a *Actor) logEnd(l *Lease, how End, err error) {
+func (a *Actor) logEnd(l *Lease, how End, err error) { a.tellEnd(&a.ended, l, how, err) }
+
+func (a *Actor) tellEnd(ended *int, l *Lease, how End, err error) {
 	debug := false
 	if how != EndGone {
-		switch a.ended++; {
-		case a.ended == maxLogged+1:
+		switch *ended++; {
+		case *ended == maxLogged+1:
 			a.log.Warn("more leases ended, or could not be; log_level debug tells which")
 			fallthrough
-		case a.ended > maxLogged:
+		case *ended > maxLogged:
 			debug = true
 		}
 	}

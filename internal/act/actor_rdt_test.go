@@ -99,6 +99,12 @@ func (g *memoryGroups) Undo(c resctrl.Change) error {
 		theirs := ofSame(c.New, now).Changed(c.New) // as Tree.Undo
 		g.schemata[c.Group] = now.Overlay(c.Old).Overlay(theirs)
 	case resctrl.MoveTask:
+		if g.tasks[c.Task] != c.Group {
+			return nil // as measure's Control.Undo
+		}
+		if _, ok := g.schemata[c.From]; !ok {
+			c.From = ""
+		}
 		g.tasks[c.Task] = c.From
 	}
 	return nil
@@ -227,6 +233,93 @@ type awayGroups struct{ *memoryGroups }
 
 func (awayGroups) Info() *resctrl.Info { return nil }
 func (awayGroups) Err() error          { return resctrl.ErrNotMounted }
+
+// A release while resctrl cannot be used is made when it can be again, of schemata alone, too.
+func TestActorReleaseWhileAway(t *testing.T) {
+	for _, way := range []string{"moved", "schemata"} {
+		t.Run(way, func(t *testing.T) {
+			r, g, _ := rdtRig(t)
+			first := map[string]string{"": allRDT}
+			name := "gold"
+			if way == "schemata" {
+				name = "theirs"
+				g.schemata[name], g.tasks["a"] = g.info.Default(), name
+				first[name] = allRDT
+			}
+			before := maps.Clone(g.tasks)
+			r.tick(map[owca.TaskID]owca.Allocations{"a": rdt(name, "L3:0=f")})
+			r.leases(map[string]int{"moved": 2, "schemata": 1}[way])
+
+			r.actor.SetGroups(awayGroups{g})
+			log := r.logged()
+			released := map[owca.TaskID]owca.Allocations{"a": {owca.RDTGroup: {Release: true}}}
+			if report := r.tick(released); len(report.Refused) != 1 || !strings.Contains(report.Refused[0].Reason, resctrl.ErrNotMounted.Error()) {
+				t.Errorf("refused %+v", report.Refused)
+			}
+			for range 3 {
+				r.now += lastRetry
+				r.tick(released)
+			}
+			told(t, log, "nothing can be given back")
+			// One that has nothing to give back has no trouble.
+			if report := r.tick(map[owca.TaskID]owca.Allocations{"b": rdt("silver", "")}); len(report.Refused) != 1 {
+				t.Errorf("refused %+v", report.Refused)
+			}
+			if report := r.tick(map[owca.TaskID]owca.Allocations{"b": {owca.RDTGroup: {Release: true}}}); len(report.Refused) > 0 {
+				t.Errorf("refused %+v", report.Refused)
+			}
+			r.actor.SetGroups(g)
+			r.now += lastRetry
+			r.tick(released)
+			g.want(t, before, first)
+			r.leases(0)
+			if n := len(r.actor.standing); n > 0 {
+				t.Errorf("%d decisions stand", n)
+			}
+			r.close()
+		})
+	}
+}
+
+// A release of which a lease is left is not forgotten: it is made again, at a distance.
+func TestActorGroupReleaseLeft(t *testing.T) {
+	r, g, _ := rdtRig(t)
+	r.tick(map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f")})
+	s := r.actor.standing[decisionKey{"a", owca.RDTGroup}]
+	s.allocation = owca.Allocation{Release: true}
+	r.actor.settle(s)
+	if r.actor.standing[s.decisionKey] != s || s.retry <= r.actor.clock() {
+		t.Fatalf("forgotten, or tried again at once: %+v", s)
+	}
+	r.actor.setPending(s)
+	r.now += lastRetry
+	r.tick(nil)
+	g.want(t, map[string]string{"a": "", "b": "", "c": ""}, map[string]string{"": allRDT})
+	r.leases(0)
+	r.close()
+}
+
+// A move that was leased anew and not made is undone from where the task is.
+func TestRestoreHalfMove(t *testing.T) {
+	for _, at := range []string{"owca-g1", "owca-g2", ""} {
+		g := newMemoryGroups("a")
+		g.schemata["theirs"], g.tasks["a"] = g.info.Default(), at
+		if at != "" {
+			g.schemata["owca-g1"] = g.info.Default()
+		}
+		if at == "owca-g2" {
+			g.schemata[at] = g.info.Default()
+		}
+		l := &Lease{Change: Change{Target: Target{Task: "a"}, Kind: owca.RDTGroup, For: "a",
+			Resctrl: &resctrl.Change{Kind: resctrl.MoveTask, Task: "a", Group: "owca-g2", From: "theirs"}},
+			Before: &resctrl.Change{Kind: resctrl.MoveTask, Task: "a", Group: "owca-g1"}}
+		newRestorer(nil, g).undoAll(t.Context(), []*Lease{l}, func(_ *Lease, how End, err error) {
+			if how != EndRestored || err != nil || g.tasks["a"] != "theirs" {
+				t.Errorf("from %q: %s, %v, in %q", at, how, err, g.tasks["a"])
+			}
+		})
+	}
+}
 
 // Control groups are given back by the kernel's resctrl where the agent does not use it
 // (yet), and, as its monitoring has the claim, beside that.

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -56,6 +57,7 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 	var report Report
 	if len(decided) == 0 && len(a.order) == 0 {
 		a.observed = false
+		a.sync()
 		return report, nil
 	}
 	if err := a.openHost(); err != nil {
@@ -66,7 +68,11 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 	}
 	a.observed = false
 	a.merge(decided)
-	if len(a.fresh) == 0 && a.pending == 0 {
+	if len(a.fresh) == 0 && (a.pending == 0 || a.dryPlanHolds()) {
+		if a.pending > 0 {
+			report.Changes = a.dryRun
+		}
+		a.sync()
 		return report, nil
 	}
 	if a.journal == nil && !a.options.DryRun {
@@ -95,6 +101,7 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 	if a.options.DryRun {
 		report.Changes = changes
 		a.logDryRun(changes)
+		a.dryUntil = a.clock() + hostPace
 		return report, invalid
 	}
 	a.make(now, changes, &report)
@@ -130,25 +137,30 @@ func sameRDT(a, b *owca.RDTAllocation) bool {
 func (a *Actor) plan() (Planned, error) {
 	for a.checkHidden() != nil { // each drops one owner
 	}
-	for {
-		a.want()
+	for now := a.clock(); ; {
+		a.want(now)
+		if len(a.wanted) == 0 {
+			a.keepFresh()
+			return Planned{}, a.dropped()
+		}
 		a.state = a.gather(a.wanted)
 		planned, err := Plan(a.state, a.wanted)
 		if err == nil {
 			a.keepFresh()
 			return planned, a.dropped()
 		}
-		// What was valid once may not be any more: those tasks wait.
+		// What was valid once may not be any more: those tasks wait, so that less is wanted
+		// the next time.
 		if !a.blame(err) && !a.postpone(err) {
+			a.asked = a.asked[:0]
 			return Planned{}, errors.Join(err, a.dropped())
 		}
 	}
 }
 
 // want lists what is to be planned: what is not in effect and due, then what is new.
-func (a *Actor) want() {
+func (a *Actor) want(now time.Duration) {
 	a.wanted, a.asked = a.wanted[:0], a.asked[:0]
-	now := a.clock()
 	quota := false // with another one above it, what is bounded may be more
 	for k, c := range a.fresh {
 		quota = quota || k.kind == owca.CPUQuota && !c.stays
@@ -168,8 +180,8 @@ func (a *Actor) want() {
 	}
 	for _, k := range a.freshKeys() {
 		c, s := a.fresh[k], a.standing[k]
-		if c.stays || c.allocation.Release && s.view == nil {
-			continue
+		if c.stays || (c.allocation.Release || c.comesUp) && s.view == nil {
+			continue // until it is listed
 		}
 		w := Wanted{Task: k.task, Kind: k.kind, Owner: c.owner, Allocation: c.allocation}
 		if c.allocation.Release {
@@ -181,6 +193,9 @@ func (a *Actor) want() {
 
 // freshKeys are sorted, so that it is not up to chance who wins.
 func (a *Actor) freshKeys() []decisionKey {
+	if len(a.fresh) == 0 {
+		return nil
+	}
 	return slices.SortedFunc(maps.Keys(a.fresh), func(x, y decisionKey) int {
 		return cmp.Or(cmp.Compare(a.fresh[x].turn, a.fresh[y].turn), cmp.Compare(x.task, y.task), cmp.Compare(x.kind, y.kind))
 	})
@@ -330,16 +345,15 @@ func (a *Actor) makeBatch(now time.Time, batch []Change, report *Report) {
 		}
 		if err := a.change(c); err != nil {
 			if !isRelease(*c) {
-				a.journal.Drop(c.Target)
-				a.dirty = true
-				if a.journal.Lease(c.Target) == nil {
-					delete(a.leases, c.Target)
-				}
+				a.unmade(c, err)
 			}
 			a.failed(c, err, report)
 			continue
 		}
 		a.stats.Changes++
+		if len(a.unset) > 0 {
+			a.reportTarget(c, nil, "")
+		}
 		report.Changes = append(report.Changes, *c)
 		if c.Knob == cgroup.CPUIdleFlag && c.Cgroup != "" && c.New == "0" {
 			a.wake(c.For)
@@ -355,6 +369,42 @@ func (a *Actor) makeBatch(now time.Time, batch []Change, report *Report) {
 			a.end(l, EndReleased)
 		}
 	}
+}
+
+// unmade finds out what has become of a limit that could not be set. Its lease stays if that
+// is of our making, be it but a part of what was to be set.
+func (a *Actor) unmade(c *Change, err error) {
+	a.dirty = true
+	if now, ours := a.leftOf(c, err); ours {
+		l := a.journal.Lease(c.Target)
+		if a.leases[c.Target] = l; now != "" {
+			a.journal.Effect(c.Target, now)
+		}
+		return
+	}
+	a.journal.Drop(c.Target)
+	if a.journal.Lease(c.Target) == nil {
+		delete(a.leases, c.Target)
+	}
+}
+
+// leftOf returns what a change that failed has left, if it has; "" if that cannot be read.
+func (a *Actor) leftOf(c *Change, err error) (now string, ours bool) {
+	l := a.journal.Lease(c.Target)
+	if l == nil || c.Cgroup == "" || errors.Is(err, cgroup.ErrChanged) || errors.Is(err, cgroup.ErrGone) {
+		return "", false
+	}
+	n := a.node(c.Cgroup)
+	if n == nil {
+		return "", false
+	}
+	switch now, err = n.Get(c.Knob); {
+	case errors.Is(err, cgroup.ErrGone), errors.Is(err, errors.ErrUnsupported):
+		return "", false
+	case err != nil:
+		return "", true
+	}
+	return now, !c.Knob.Equal(now, c.Old) && l.ours(now)
 }
 
 func isRelease(c Change) bool { return c.Release || c.Undo }
@@ -402,7 +452,7 @@ func (a *Actor) failed(c *Change, err error, report *Report) {
 	s := a.standing[decisionKey{c.For, c.Kind}]
 	if s == nil {
 		// Of another kind than what it was made for.
-		a.report(c.name(), err, "a limit could not be set")
+		a.reportTarget(c, err, "a limit could not be set")
 		return
 	}
 	if errors.Is(err, cgroup.ErrGone) || errors.Is(err, cgroup.ErrChanged) {
@@ -441,6 +491,10 @@ func hintOf(err error) string {
 	}
 	switch errno {
 	case syscall.EACCES, syscall.EPERM:
+		// Of a value rather than of the file (validate_change, kernel/cgroup/cpuset-v1.c).
+		if e, ok := errors.AsType[*fs.PathError](err); ok && errno == syscall.EACCES && e.Err != error(errno) && strings.Contains(e.Path, "/cpuset.") {
+			return "a cgroup above it has not all of that (cgroup v1)"
+		}
 		return "owca needs to run as root, or with CAP_DAC_OVERRIDE"
 	case syscall.EROFS:
 		return "mount the cgroup hierarchy read-write"
@@ -473,9 +527,11 @@ func (a *Actor) settle(s *standing) {
 		a.backoff(s, absentRetry)
 		return
 	}
-	if s.allocation.Release && s.kind != owca.RDTGroup && a.watching(s) {
+	if s.allocation.Release && a.watching(s) {
 		// Of cgroups that are not in the list any more, or a task that is not.
-		s.retry = 0
+		if s.retry = 0; s.kind == owca.RDTGroup {
+			a.backoff(s, lastRetry) // to look at resctrl takes long
+		}
 		return
 	}
 	if s.problem != "" {
@@ -486,7 +542,7 @@ func (a *Actor) settle(s *standing) {
 		s.pending = false
 		a.pending--
 	}
-	s.failures, s.retry, s.anew = 0, 0, false
+	s.failures, s.retry, s.anew, s.lookBelow = 0, 0, false, false
 	if s.allocation.Release {
 		a.forget(s)
 		return
@@ -614,14 +670,18 @@ func (a *Actor) logChange(level slog.Level, message string, c *Change) {
 	a.log.Log(context.Background(), level, message, attrs...)
 }
 
+// dryPlanHolds says whether the plan of a dry run, in which nothing ever comes into effect, is
+// to be kept: until something is decided, tasks or their cgroups change, or for a while.
+func (a *Actor) dryPlanHolds() bool { return a.options.DryRun && a.clock() < a.dryUntil }
+
 // logDryRun tells the plan when it is another one.
 func (a *Actor) logDryRun(changes []Change) {
-	if slices.EqualFunc(changes, a.dryRun, func(x, y Change) bool {
+	same := slices.EqualFunc(changes, a.dryRun, func(x, y Change) bool {
 		return x.Target == y.Target && x.Old == y.Old && x.New == y.New && x.Release == y.Release
-	}) {
+	})
+	if a.dryRun = slices.Clone(changes); same {
 		return
 	}
-	a.dryRun = slices.Clone(changes)
 	for i := range changes {
 		level := slog.LevelInfo
 		if i >= maxLogged {

@@ -185,7 +185,7 @@ func TestFaultVanishes(t *testing.T) {
 func TestFaultParentLowered(t *testing.T) {
 	r := newRig(t)
 	if r.tree.V1("cpu") == "" {
-		t.Skip("v2 takes a quota above the parent's")
+		hosttest.Need(t, "cgroup1") // v2 takes a quota above the parent's
 	}
 	parent := hosttest.NewCgroup(t, nil, "fault-parent")
 	child, other := hosttest.NewCgroup(t, parent, "child"), hosttest.NewCgroup(t, nil, "fault-other")
@@ -227,7 +227,7 @@ func TestFaultParentLowered(t *testing.T) {
 func TestFaultChildHasMore(t *testing.T) {
 	r := newRig(t)
 	if r.tree.V1("cpu") == "" {
-		t.Skip("v2 takes it")
+		hosttest.Need(t, "cgroup1") // v2 takes it
 	}
 	c := hosttest.NewCgroup(t, nil, "fault-parent")
 	child := hosttest.NewCgroup(t, c, "child")
@@ -258,7 +258,7 @@ func TestFaultBusyCpuset(t *testing.T) {
 	hosttest.Need(t, "smp")
 	r := newRig(t)
 	if r.tree.V1("cpuset") == "" {
-		t.Skip("v2 takes it")
+		hosttest.Need(t, "cgroup1") // v2 takes it
 	}
 	c := hosttest.NewCgroup(t, nil, "fault-cpuset")
 	child := hosttest.NewCgroup(t, c, "child")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -63,11 +64,11 @@ func (h *hostFacts) read(root string) error {
 	if err != nil {
 		return err
 	}
-	cpus, err := listOf(strings.TrimSpace(string(list)))
+	cpus, err := parseSet(string(list))
 	if err != nil || len(cpus) == 0 {
 		return fmt.Errorf("%s/sys/devices/system/cpu/online: %q is no list", root, list)
 	}
-	h.cpus, h.cpuList = len(cpus), strings.TrimSpace(string(list))
+	h.cpus, h.cpuList = cpus.size(), strings.TrimSpace(string(list))
 	// A kernel without NUMA has no such file, and one node.
 	list, err = os.ReadFile(filepath.Join(root, "/sys/devices/system/node/has_memory"))
 	switch {
@@ -86,30 +87,6 @@ func (a *Actor) forgetAllocations() {
 	for _, v := range a.views {
 		v.stale = true
 	}
-}
-
-// listOf parses a list of the kernel, "0-3,8", into ascending numbers.
-func listOf(text string) (list []int, err error) {
-	for item := range strings.SplitSeq(text, ",") {
-		if item == "" && text == "" {
-			break
-		}
-		var from, to int
-		if n, _ := fmt.Sscanf(item+" ", "%d-%d ", &from, &to); n != 2 {
-			if n, err := fmt.Sscanf(item+" ", "%d ", &from); n != 1 {
-				return nil, err
-			}
-			to = from
-		}
-		if from < 0 || to < from || to > 1<<16 {
-			return nil, fmt.Errorf("%q is no range", item)
-		}
-		for n := from; n <= to; n++ {
-			list = append(list, n)
-		}
-	}
-	slices.Sort(list)
-	return slices.Compact(list), nil
 }
 
 // A node is a cgroup that is open.
@@ -479,8 +456,7 @@ func (g *gathering) exclusive() {
 	type pod struct {
 		id   owca.TaskID
 		view *view
-		cpus []int // of all its containers
-		own  []int // of those without a quota
+		own  []string // lists of its containers without a quota
 	}
 	var pods []pod
 	users := map[int]int{} // pods by cpu
@@ -490,48 +466,88 @@ func (g *gathering) exclusive() {
 			continue
 		}
 		p := pod{id: id, view: v}
+		var all []string
 		for _, path := range v.cgroups {
-			g.cgroup(path, exclusiveKnobs[:])
-			value := g.before(path, cgroup.CPUSetCPUList)
-			if value == "" {
-				value = g.CPUList // v2: no cpuset of its own
+			list, own, err := g.podCPUs(path)
+			if errors.Is(err, cgroup.ErrGone) {
+				continue // it uses none
 			}
-			cpus, err := listOf(value)
 			if err != nil {
-				continue
+				g.NoExclusive = fmt.Errorf("of task %s: %w", id, err)
+				return
 			}
-			p.cpus = append(p.cpus, cpus...)
-			// The kubelet gives no quota where it gives cpus.
-			if m, ok := parseCPUMax(g.before(path, cgroup.CPUMax)); class == "guaranteed" && ok && m.unlimited && len(cpus) < g.CPUs {
-				p.own = append(p.own, cpus...)
+			all = append(all, list)
+			if class == "guaranteed" && own {
+				p.own = append(p.own, list)
 			}
 		}
-		slices.Sort(p.cpus)
-		for _, cpu := range slices.Compact(p.cpus) {
+		for cpu := range listed(all) {
 			users[cpu]++
 		}
 		pods = append(pods, p)
 	}
 	for _, p := range pods {
-		slices.Sort(p.own)
-		own := slices.DeleteFunc(slices.Compact(p.own), func(cpu int) bool { return users[cpu] > 1 })
-		if len(own) == 0 {
-			continue
-		}
 		var list []string
-		for _, cpu := range own {
-			list = append(list, strconv.Itoa(cpu))
+		for cpu := range listed(p.own) {
+			if users[cpu] == 1 {
+				list = append(list, strconv.Itoa(cpu))
+			}
 		}
-		g.task(p.id, p.view).Exclusive = strings.Join(list, ",")
+		if len(list) > 0 {
+			g.task(p.id, p.view).Exclusive = strings.Join(list, ",")
+		}
 	}
 }
 
 var exclusiveKnobs = [...]cgroup.Knob{cgroup.CPUSetCPUList, cgroup.CPUMax}
 
-// before returns a value as it was before owca changed it.
-func (g *gathering) before(path string, k cgroup.Knob) string {
-	if l := g.leases[Target{Cgroup: path, Knob: k}]; l != nil {
-		return l.First
+// podCPUs returns the cpus of a pod's container, and whether they may be its own: the kubelet
+// gives no quota where it gives cpus. The error is a [cgroup.ErrGone] if there is none.
+func (g *gathering) podCPUs(path string) (list string, own bool, err error) {
+	g.cgroup(path, exclusiveKnobs[:])
+	if list, err = g.before(path, cgroup.CPUSetCPUList); err != nil {
+		return "", false, err
 	}
-	return g.Cgroups[path].Values[k]
+	if list == "" {
+		list = g.CPUList // v2: no cpuset of its own, or no such controller
+	}
+	cpus, err := parseSet(list)
+	if err != nil {
+		return "", false, err
+	}
+	text, err := g.before(path, cgroup.CPUMax)
+	if err != nil {
+		return "", false, err
+	}
+	m, ok := parseCPUMax(text)
+	return list, cpus.size() < g.CPUs && (text == "" || ok && m.unlimited), nil
+}
+
+// before returns a value as it was before owca changed it; "" if the cgroup has no such knob.
+func (g *gathering) before(path string, k cgroup.Knob) (string, error) {
+	c := g.Cgroups[path]
+	switch err := c.Errors[k]; {
+	case errors.Is(err, errors.ErrUnsupported):
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	if l := g.leases[Target{Cgroup: path, Knob: k}]; l != nil {
+		return l.First, nil
+	}
+	return c.Values[k], nil
+}
+
+// listed yields the members of lists that are valid, each once, in order.
+func listed(lists []string) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		all, _ := parseSet(strings.Join(lists, ",")) // valid, and so all of them
+		for _, r := range all {
+			for n := r.first; n <= r.last; n++ {
+				if !yield(n) {
+					return
+				}
+			}
+		}
+	}
 }

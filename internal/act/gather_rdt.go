@@ -142,7 +142,7 @@ func (a *Actor) madeInSpite(c *Change, effect resctrl.Schemata, err error) bool 
 		if s := a.standing[decisionKey{c.For, c.Kind}]; s != nil {
 			a.trouble(s, err.Error())
 		} else {
-			a.report(c.name(), err, "only a part of a limit could be set")
+			a.reportTarget(c, err, "only a part of a limit could be set")
 		}
 		return true
 	}

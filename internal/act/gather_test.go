@@ -2,7 +2,10 @@ package act
 
 import (
 	"context"
+	"errors"
 	"os"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/owca-project/owca"
@@ -114,5 +117,82 @@ func TestGatherMadeAnew(t *testing.T) {
 	s := g.Cgroups[c.Path]
 	if s.Values[cgroup.CPUMax] != "70000 100000" || s.Values[cgroup.CPUMaxBurst] != "0" || s.IDs[cgroup.CPUMax] == old || s.IDs[cgroup.CPUMax] != s.IDs[cgroup.CPUMaxBurst] {
 		t.Errorf("before it was %s: %+v", old, s)
+	}
+}
+
+// A container of which nothing can be read uses no cpu if it is gone, and may use any otherwise.
+func TestGatherExclusive(t *testing.T) {
+	hosttest.Need(t, "cpus=2")
+	for name, way := range map[string]func(*rig, *hosttest.Cgroup){
+		"there": func(*rig, *hosttest.Cgroup) {},
+		"gone":  func(_ *rig, c *hosttest.Cgroup) { c.Remove() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			pool, own := hosttest.NewCgroup(t, nil, "act-pool"), hosttest.NewCgroup(t, nil, "act-own")
+			other := hosttest.NewCgroup(t, nil, "act-init")
+			r.set(pool, cgroup.CPUSetCPUList, "0")
+			r.set(other, cgroup.CPUSetCPUList, "0")
+			r.set(own, cgroup.CPUSetCPUList, "1")
+			id, _ := r.task("pool", pool, other), r.task("own", own)
+			for i, class := range []string{"burstable", "Guaranteed"} {
+				r.tasks[i].Labels = map[string]string{"app_kubernetes_io__qos_class": class}
+			}
+			way(r, other)
+			report := r.tick(map[owca.TaskID]owca.Allocations{id: {owca.CPUSetCPUs: {Text: "0-1"}}})
+			if len(report.Refused) != 1 || !strings.Contains(report.Refused[0].Reason, "to task own alone") {
+				t.Errorf("%+v", report)
+			}
+			r.want(pool, cgroup.CPUSetCPUList, "0")
+			r.close()
+		})
+	}
+}
+
+// What could not be read of a pod's container is no reason to take it for one that shares.
+func TestGatherExclusiveUnknown(t *testing.T) {
+	const all, own = "0-3", "2"
+	for _, test := range []struct {
+		name      string
+		cpus, max any // a value or an error
+		exclusive string
+		unknown   bool
+	}{
+		{name: "own", cpus: own, max: unlimitedCPU, exclusive: own},
+		{name: "with a quota", cpus: own, max: "100000 100000"},
+		{name: "no quota there", cpus: own, max: errors.ErrUnsupported, exclusive: own},
+		{name: "all", cpus: all, max: unlimitedCPU},
+		{name: "no cpuset there", cpus: errors.ErrUnsupported, max: unlimitedCPU},
+		{name: "gone", cpus: cgroup.ErrGone, max: cgroup.ErrGone},
+		{name: "cpus unread", cpus: syscall.EIO, max: unlimitedCPU, unknown: true},
+		{name: "quota unread", cpus: own, max: syscall.EIO, unknown: true},
+		{name: "garbled", cpus: "x", max: unlimitedCPU, unknown: true},
+	} {
+		c := &CgroupState{Values: map[cgroup.Knob]string{}, Errors: map[cgroup.Knob]error{}}
+		for k, is := range map[cgroup.Knob]any{cgroup.CPUSetCPUList: test.cpus, cgroup.CPUMax: test.max} {
+			if err, ok := is.(error); ok {
+				c.Errors[k] = err
+			} else {
+				c.Values[k] = is.(string)
+			}
+		}
+		a := New("/")
+		task := &owca.TaskData{Task: owca.Task{ID: "t", Labels: map[string]string{"qos_class": "guaranteed"}}}
+		a.views["t"] = &view{task: task, cgroups: []string{"/t"}}
+		g := gathering{a, false, &State{CPUs: 4, CPUList: all, Tasks: map[owca.TaskID]*TaskState{}, Cgroups: map[string]*CgroupState{"/t": c}}}
+		g.exclusive()
+		got := ""
+		if s := g.Tasks["t"]; s != nil {
+			got = s.Exclusive
+		}
+		if got != test.exclusive || (g.NoExclusive != nil) != test.unknown {
+			t.Errorf("%s: %q, %v", test.name, got, g.NoExclusive)
+		}
+		s := State{CPUs: 4, CPUList: all, NoExclusive: g.NoExclusive, Tasks: map[owca.TaskID]*TaskState{"x": {Cgroups: []string{"/x"}}},
+			Cgroups: map[string]*CgroupState{"/x": {Values: map[cgroup.Knob]string{cgroup.CPUSetCPUList: all}}}}
+		planned, err := Plan(&s, []Wanted{{Task: "x", Kind: owca.CPUSetCPUs, Allocation: owca.Allocation{Text: "1"}}})
+		if err != nil || (len(planned.Refused) > 0) != test.unknown {
+			t.Errorf("%s: %+v, %v", test.name, planned, err)
+		}
 	}
 }

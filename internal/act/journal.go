@@ -306,8 +306,9 @@ func (j *Journal) Effect(t Target, value string) {
 	_ = j.flush(false)
 }
 
-// End writes down that a lease has ended. It is on disk with the next Take or Sync at the
-// latest: whoever reads a lease that has ended finds the old value in place.
+// End writes down that a lease has ended. It is in the file with the next Take or Sync at the
+// latest, which must come soon after an [EndForeign]: of the others, whoever reads a lease that
+// has ended finds the old value in place.
 func (j *Journal) End(t Target, how End) {
 	l := j.leases[t]
 	if l == nil {

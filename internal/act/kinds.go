@@ -21,8 +21,8 @@ const (
 )
 
 // unchanged is by how much a quota or shares may differ from what was decided before
-// without being written: the original's threshold.
-const unchanged = 0.05
+// without being written.
+const unchanged = owca.LeastChange
 
 // knobsOf are those in which a kind is kept: the first that the cgroup has.
 func knobsOf(kind owca.AllocationKind) []cgroup.Knob {

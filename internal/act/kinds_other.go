@@ -88,6 +88,10 @@ func (p *planner) desireCPUSet(e *entry) string {
 	if e.Kind == owca.CPUSetMems {
 		return set.String()
 	}
+	if p.NoExclusive != nil {
+		e.refuse("which cpus Kubernetes' static CPU manager gave away cannot be told: %v", p.NoExclusive)
+		return set.String()
+	}
 	for _, id := range sortedKeys(p.Tasks) {
 		exclusive, err := parseSet(p.Tasks[id].Exclusive)
 		if err != nil || len(exclusive) == 0 {
@@ -267,6 +271,14 @@ func (s set) String() string {
 		}
 	}
 	return string(b)
+}
+
+// size is how many members it has.
+func (s set) size() (n int) {
+	for _, r := range s {
+		n += r.last - r.first + 1
+	}
+	return n
 }
 
 // and returns what is in both.

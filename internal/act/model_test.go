@@ -120,11 +120,13 @@ func (m *model) fatalf(format string, a ...any) {
 		strings.Join(m.log[max(0, len(m.log)-most):], "\n  "))
 }
 
-// modelDevice is a disk whose limits can be set; "" = there is none.
+// modelDevice is a disk whose limits can be set, a loop device where there is no other, as in
+// the VMs; "" = there is none.
 func modelDevice() string {
 	names, _ := filepath.Glob("/sys/block/*/dev")
-	for _, name := range names {
-		if b, err := os.ReadFile(name); err == nil && !strings.Contains(name, "/loop") && !strings.Contains(name, "/ram") {
+	names = slices.DeleteFunc(names, func(name string) bool { return strings.Contains(name, "/loop") || strings.Contains(name, "/ram") })
+	for _, name := range append(names, "/sys/block/loop0/dev") {
+		if b, err := os.ReadFile(name); err == nil {
 			return strings.TrimSpace(string(b))
 		}
 	}

@@ -177,7 +177,8 @@ func (a *Actor) look(tasks []owca.TaskData) {
 		a.listed = append(a.listed, v)
 		if !sameStrings(v.cgroups, t.Cgroups) {
 			v.cgroups = slices.Clone(t.Cgroups)
-			v.stale = true
+			v.stale, a.dryUntil = true, 0
+			a.forgetUnset(t.ID)
 			for _, s := range v.standing {
 				a.setDue(s) // that of containers made anew
 			}
@@ -205,6 +206,15 @@ func (a *Actor) look(tasks []owca.TaskData) {
 			a.unlisted++
 		}
 		delete(a.views, id)
+		a.forgetUnset(id)
+		a.dryUntil = 0
+	}
+}
+
+// forgetUnset forgets what was told of the limits of a task.
+func (a *Actor) forgetUnset(id owca.TaskID) {
+	if len(a.unset) > 0 {
+		maps.DeleteFunc(a.unset, func(_ Target, u unset) bool { return u.task == id })
 	}
 }
 
@@ -438,6 +448,7 @@ func (a *Actor) standingOf(k decisionKey) *standing {
 
 // forget drops a decision.
 func (a *Actor) forget(s *standing) {
+	a.dryUntil = 0
 	delete(a.standing, s.decisionKey)
 	a.order = slices.DeleteFunc(a.order, func(o *standing) bool { return o == s })
 	if s.pending {
@@ -454,6 +465,7 @@ func (a *Actor) forget(s *standing) {
 }
 
 func (a *Actor) setPending(s *standing) {
+	a.dryUntil = 0
 	if !s.pending {
 		s.pending = true
 		a.pending++

@@ -208,13 +208,13 @@ func (p *planner) refuseCPUSets(k cgroup.Knob) bool {
 	if len(list) == 0 {
 		return false
 	}
-	will := func(path string) set {
+	will := func(path string) (s set, known bool) {
 		if c := byPath[path]; c != nil {
-			return c.to
+			return c.to, true
 		}
-		now, _ := p.now(path, k)
-		s, _ := parseSet(now) // one that is unknown bounds nothing
-		return s
+		now, ok := p.now(path, k)
+		s, err := parseSet(now)
+		return s, ok && err == nil
 	}
 	refused := false
 	refuse := func(st *step, format string, args ...any) {
@@ -227,11 +227,14 @@ func (p *planner) refuseCPUSets(k cgroup.Knob) bool {
 			continue
 		}
 		for a := range ancestors(c.Cgroup) {
-			above := will(a)
-			if len(above) == 0 || c.to.within(above) {
+			// Without a list a cgroup bounds nothing on v2, and takes none below it on v1.
+			above, known := will(a)
+			if !known || len(above) == 0 && !v1 || c.to.within(above) {
 				continue
 			}
-			if over := byPath[a]; c.release && over != nil {
+			if over := byPath[a]; over == nil && len(above) == 0 {
+				refuse(c.step, "the cgroup %s above %s has no list of its own: v1 takes none below it", a, c.Cgroup)
+			} else if c.release && over != nil {
 				refuse(over.step, "the cgroup %s below %s gets %v back, which is not within %v", c.Cgroup, a, c.to, above)
 			} else {
 				refuse(c.step, "%v is not within %v, which the cgroup %s above %s has", c.to, above, a, c.Cgroup)
@@ -246,7 +249,7 @@ func (p *planner) refuseCPUSets(k cgroup.Knob) bool {
 		if !p.Cgroups[path].V1 {
 			continue
 		}
-		below := will(path)
+		below, _ := will(path)
 		for a := range ancestors(path) {
 			if over := byPath[a]; over != nil && !below.within(over.to) {
 				refuse(over.step, "the cgroup %s below %s has %v, which is not within %v", path, a, below, over.to)

@@ -45,6 +45,8 @@ type State struct {
 	Yielded map[Yield]bool
 	// Shares are the QoS classes of pods of which cpu_shares stand and are not wanted anew.
 	Shares map[owca.TaskID]string
+	// NoExclusive says why it could not be told which cpus are exclusive; nil: it could.
+	NoExclusive error
 	// Devices are the numbers, "8:0", of the devices that are named by path; absent: there is none.
 	Devices map[string]string
 

@@ -35,8 +35,12 @@ func (p *planner) rdt() ([]Change, error) {
 		t := &rdtTask{entry: e, Allocation: resctrl.Allocation{Task: string(e.Task), Now: e.task.Control}}
 		t.lease = p.Leases[Target{Task: e.Task}]
 		switch {
+		case e.Release && p.Resctrl == nil:
+			if p.isLeased(e.Task) {
+				t.refuse("nothing can be given back: %v", cmp.Or(p.NoResctrl, errors.ErrUnsupported))
+			}
 		case e.Release:
-			if t.lease == nil || t.lease.Owner != e.Owner || t.lease.Resctrl == nil || p.Resctrl == nil {
+			if t.lease == nil || t.lease.Owner != e.Owner || t.lease.Resctrl == nil {
 				t.lease, t.Group = nil, t.Now // schemata alone may be leased
 			} else {
 				t.Group = t.lease.Resctrl.From
@@ -64,6 +68,16 @@ func (p *planner) rdt() ([]Change, error) {
 		return nil, err
 	}
 	return p.groupChanges(steps, tasks), nil
+}
+
+// isLeased says whether anything of resctrl is leased for a task.
+func (p *planner) isLeased(task owca.TaskID) bool {
+	for t, l := range p.Leases {
+		if t.Cgroup == "" && l.For == task {
+			return true
+		}
+	}
+	return false
 }
 
 // allocation fills in what a task wants. It returns what no host would take, and refuses

@@ -86,7 +86,7 @@ type Groups interface {
 // restorer undoes leases. It lists resctrl once: make one for each occasion.
 type restorer struct {
 	tree   *cgroup.Tree
-	groups Groups // nil: there is no resctrl
+	groups Groups
 
 	listed   bool // controls and tasks are
 	controls map[string]resctrl.Schemata
@@ -274,9 +274,6 @@ func goneFile(err error) bool {
 }
 
 func (r *restorer) undoResctrl(l *Lease) (End, error) {
-	if r.groups == nil || l.Resctrl == nil {
-		return EndGone, nil
-	}
 	if !r.listed {
 		r.list()
 	}
@@ -314,6 +311,7 @@ func (r *restorer) undoResctrl(l *Lease) (End, error) {
 		if at == c.From {
 			return EndRestored, nil
 		}
+		c.Group = at // of a move that was not made, where it is from
 	case !exists:
 		return EndGone, nil
 	case c.Kind == resctrl.SetSchemata && foreignSchemata(now, c.Old, c.New, before.New):

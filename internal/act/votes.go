@@ -3,9 +3,11 @@ package act
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/owca-project/owca"
+	"github.com/owca-project/owca/internal/resctrl"
 )
 
 // A vote is what one owner has decided on a key. Of several that of the last owner in
@@ -27,6 +29,7 @@ type candidate struct {
 	owner      string
 	allocation owca.Allocation
 	stays      bool // it is in effect, or pending, already
+	comesUp    bool // it was decided earlier, beneath another owner's
 }
 
 // Drop is an owner of which a decision was invalid.
@@ -110,9 +113,26 @@ func (a *Actor) decide(s *standing, owner string, allocation owca.Allocation) {
 
 // merge finds out which decisions are not those that stand.
 func (a *Actor) merge(decided []Decided) {
-	a.decided, a.drops = decided, a.drops[:0]
+	a.decided, a.drops, a.near = decided, a.drops[:0], nearDecisions{}
 	a.rank(decided)
 	a.count()
+	a.near.tell(a.log)
+}
+
+// nearDecisions are those of a successor that are so near to what stands that it stays.
+type nearDecisions struct {
+	n         int
+	first     decisionKey
+	owner     string
+	is, asked float64
+}
+
+// tell does so in one line, as the successor is most often what somebody has just edited.
+func (n *nearDecisions) tell(log *slog.Logger) {
+	if n.n > 0 {
+		log.Info("decisions differ so little from those in effect that these stay", "decisions", n.n, "least", unchanged,
+			"task", n.first.task, "kind", n.first.kind, "owner", n.owner, "in_effect", n.is, "decided", n.asked)
+	}
 }
 
 // count counts the votes of those whose decisions are not dropped.
@@ -140,6 +160,12 @@ func (a *Actor) count() {
 			v := &c.votes[top]
 			c.owner, c.allocation = v.owner, v.allocation
 			c.stays = s != nil && s.owner == v.owner && s.adopted == v.adopted && sameAllocation(k.kind, &s.allocation, &v.allocation)
+			c.comesUp = !c.stays && s.has(v)
+			for i := range c.votes {
+				if v := &c.votes[i]; i != top && !s.has(v) {
+					a.hidden = append(a.hidden, Wanted{Task: k.task, Kind: k.kind, Owner: v.owner, Allocation: v.allocation})
+				}
+			}
 		case s == nil:
 			delete(a.fresh, k)
 			continue
@@ -152,7 +178,13 @@ func (a *Actor) count() {
 		c.turn = slices.Index(a.owners, c.owner)
 		a.fresh[k] = c
 	}
-	a.hidden = slices.DeleteFunc(a.hidden, func(w Wanted) bool { return a.fresh[decisionKey{w.Task, w.Kind}].owner == w.Owner })
+}
+
+// has says whether a vote was counted in an earlier tick.
+func (s *standing) has(v *vote) bool {
+	return s != nil && slices.ContainsFunc(s.votes, func(o vote) bool {
+		return o.owner == v.owner && o.adopted == v.adopted && sameAllocation(s.kind, &o.allocation, &v.allocation)
+	})
 }
 
 // checkHidden returns what is invalid of votes that another owner's is in the way of, which no
@@ -162,6 +194,12 @@ func (a *Actor) checkHidden() error {
 		return nil
 	}
 	s := &State{Units: a.options.Units, CPUs: a.host.cpus, CPUList: a.host.cpuList, MemList: a.host.memList, Tasks: map[owca.TaskID]*TaskState{}}
+	if a.groups != nil {
+		// As if there were no groups yet: what others have is no matter of validity.
+		if s.Resctrl = a.groups.Info(); s.Resctrl != nil {
+			s.Groups = []resctrl.ControlGroup{{Schemata: s.Resctrl.Default()}}
+		}
+	}
 	for i := range a.hidden {
 		if v := a.views[a.hidden[i].Task]; v != nil {
 			s.Tasks[a.hidden[i].Task] = &TaskState{Cgroups: v.cgroups}
@@ -170,7 +208,12 @@ func (a *Actor) checkHidden() error {
 	for i := range a.hidden {
 		// One by one: they are of several owners.
 		w := &a.hidden[i]
-		if err := newPlanner(s, a.hidden[i:i+1]).validate(); err != nil {
+		p := newPlanner(s, a.hidden[i:i+1])
+		err := p.validate()
+		if err == nil {
+			_, err = p.rdt()
+		}
+		if err != nil {
 			a.drop(w.Owner, invalids(err))
 			return err
 		}
@@ -204,15 +247,18 @@ func (a *Actor) vote(k decisionKey, owner string, allocation owca.Allocation) {
 	case allocation.Release:
 		c.votes, c.allocation = slices.Delete(c.votes, i, i+1), allocation
 	case same:
-		c.votes[i].unheard = false
+		v := &c.votes[i]
+		v.unheard = false
+		if len(a.drops) == 0 && v.allocation.Number != allocation.Number {
+			if a.near.n++; a.near.n == 1 {
+				a.near.first, a.near.owner, a.near.is, a.near.asked = k, owner, v.allocation.Number, allocation.Number
+			}
+		}
 	default:
 		if i < 0 {
 			i, c.votes = len(c.votes), append(c.votes, vote{})
 		}
 		c.votes[i] = vote{owner: owner, allocation: allocation}
-		if len(c.votes) > 1 {
-			a.hidden = append(a.hidden, Wanted{Task: k.task, Kind: k.kind, Owner: owner, Allocation: allocation})
-		}
 	}
 	a.fresh[k] = c
 }
@@ -249,7 +295,9 @@ func (a *Actor) keepFresh() {
 			s.votes = slices.DeleteFunc(s.votes, func(v vote) bool { return v.adopted })
 		}
 		a.decide(s, c.owner, c.allocation)
-		a.asked = append(a.asked, s)
+		if s.view != nil || c.allocation.Release {
+			a.asked = append(a.asked, s)
+		} // otherwise it waits until the task is listed again
 	}
 	clear(a.fresh)
 	if a.unheard {
@@ -257,8 +305,9 @@ func (a *Actor) keepFresh() {
 	}
 }
 
-// blame drops the decisions of the last of the owners that an error of Plan names; false if
-// it names nothing that is new.
+// blame drops the decisions of the last of the owners that an error of Plan names, for good
+// those that were made earlier and come up now. It says whether there is less to plan: with
+// each true there is an owner more that is dropped, or a vote less.
 func (a *Actor) blame(err error) bool {
 	list := invalids(err)
 	owner, turn := "", -2
@@ -270,11 +319,20 @@ func (a *Actor) blame(err error) bool {
 	if turn == -2 {
 		return false
 	}
-	a.drop(owner, slices.DeleteFunc(list, func(e *Invalid) bool {
+	list = slices.DeleteFunc(list, func(e *Invalid) bool {
 		c, ok := a.fresh[decisionKey{e.Task, e.Kind}]
 		return !ok || c.stays || c.owner != owner
-	}))
-	return true
+	})
+	less := !slices.ContainsFunc(a.drops, func(d Drop) bool { return d.Owner == owner })
+	for _, e := range list {
+		if k := (decisionKey{e.Task, e.Kind}); a.fresh[k].comesUp {
+			s := a.standing[k]
+			s.votes = slices.DeleteFunc(slices.Clone(s.votes), func(v vote) bool { return v.owner == owner })
+			less = true
+		}
+	}
+	a.drop(owner, list)
+	return less
 }
 
 // drop leaves out what an owner has decided.
@@ -284,7 +342,11 @@ func (a *Actor) drop(owner string, why []*Invalid) {
 		problems = append(problems, e)
 	}
 	a.stats.Invalid += uint64(len(problems))
-	a.drops = append(a.drops, Drop{owner, errors.Join(problems...)})
+	if i := slices.IndexFunc(a.drops, func(d Drop) bool { return d.Owner == owner }); i >= 0 {
+		a.drops[i].Err = errors.Join(append([]error{a.drops[i].Err}, problems...)...)
+	} else {
+		a.drops = append(a.drops, Drop{owner, errors.Join(problems...)})
+	}
 	a.count()
 }
 

@@ -224,7 +224,7 @@ func TestActorKeepOwnersFails(t *testing.T) {
 	r := newRig(t)
 	a := hosttest.NewCgroup(t, nil, "act")
 	if a.Dir("cpu") == "" {
-		t.Skip("needs cgroup v1: a child with more is in the way")
+		hosttest.Need(t, "cgroup1") // a child with more is in the way
 	}
 	id := r.task("one", a)
 	r.set(a, cgroup.CPUMax, "20000 100000")
@@ -375,4 +375,91 @@ func TestActorLogOfMany(t *testing.T) {
 	if n := strings.Count(log.String(), "\n"); n > maxLogged+1 {
 		t.Errorf("%d lines of the end", n)
 	}
+}
+
+// What comes up for a task that has just left the list waits for its return.
+func TestVotesUnlisted(t *testing.T) {
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "votes")
+	id := r.task("one", c)
+	r.task("two", hosttest.NewCgroup(t, nil, "votes-two"))
+	r.readHost()
+	tasks := r.tasks
+	tick := func(decided ...Decided) {
+		t.Helper()
+		if _, err := r.tryTick(decided...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tick(decide("low", quota(id, 0.25)), decide("high", quota(id, 0.5)))
+	r.tasks = tasks[1:]
+	tick(Decided{Owner: "low"}, decide("high", release(id, owca.CPUQuota)))
+	r.want(c, cgroup.CPUMax, r.quotaOf(0.5))
+	r.tasks = tasks
+	tick(Decided{Owner: "low"}, Decided{Owner: "high"})
+	r.want(c, cgroup.CPUMax, r.quotaOf(0.25))
+	// Who decides anew for it while it is away decides for no task.
+	r.tasks = tasks[1:]
+	tick()
+	if _, err := r.tryTick(decide("low", quota(id, 0.75))); err == nil || len(r.last.Dropped) != 1 {
+		t.Errorf("%v; %+v", err, r.last)
+	}
+	r.close()
+}
+
+// An invalid control group is told when it is decided, though another owner's is in its way; and
+// one that is invalid only when it comes up is told then, and is no vote any more.
+func TestVotesHiddenGroups(t *testing.T) {
+	r, g, _ := rdtRig(t)
+	low := decide("low", map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=zzz"), "b": {owca.CPUQuota: {Number: 0.5}}})
+	high := decide("high", map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f")})
+	dropped := func(owner, text string, decided ...Decided) {
+		t.Helper()
+		_, err := r.tryTick(decided...)
+		if len(r.last.Dropped) != 1 || r.last.Dropped[0].Owner != owner || !strings.Contains(err.Error(), text) {
+			t.Errorf("%v; %+v", err, r.last.Dropped)
+		}
+	}
+	dropped("low", "zzz", low, high)
+	r.leases(2)
+
+	// Without resctrl nobody can tell.
+	r.actor.SetGroups(awayGroups{g})
+	if _, err := r.tryTick(low, high); err != nil {
+		t.Error(err)
+	}
+	r.leases(3)
+	r.actor.SetGroups(g)
+	dropped("low", "zzz", Decided{Owner: "low"}, decide("high", release("a", owca.RDTGroup)))
+	for range 3 {
+		if _, err := r.tryTick(Decided{Owner: "low"}, Decided{Owner: "high"}); err != nil {
+			t.Error(err)
+		}
+	}
+	if g.tasks["a"] != "" {
+		t.Errorf("tasks are in %v", g.tasks)
+	}
+	r.leases(1)
+	r.close()
+}
+
+// That a successor decides nearly the same, and nothing changes, is told once.
+func TestVotesNear(t *testing.T) {
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "votes")
+	id := r.task("one", c)
+	r.readHost()
+	r.tick(quota(id, 0.2))
+	log := r.logged()
+	r.tick(quota(id, 0.21))
+	if log.Len() > 0 {
+		t.Errorf("logged: %s", log)
+	}
+	r.actor.Succeed("test")
+	for range 3 {
+		r.tick(quota(id, 0.24))
+	}
+	told(t, log, "decided=0.24")
+	r.want(c, cgroup.CPUMax, r.quotaOf(0.2))
+	r.close()
 }

@@ -7,12 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/internal/cgroup"
+	"github.com/owca-project/owca/internal/proc"
 )
 
 const prioProcess = 0 // PRIO_PROCESS, sys/resource.h
@@ -69,12 +69,12 @@ var errShared = errors.New("others are in the agent's cgroup")
 // ownCgroup returns the cgroup of this process under the CPU controller, if it has it to
 // itself.
 func (a *Actor) ownCgroup() (string, error) {
-	b, err := os.ReadFile(filepath.Join(a.root, "proc/self/cgroup"))
+	list, err := proc.FS{Root: a.root}.SelfCgroups()
 	if err != nil {
 		return "", err
 	}
-	path, ok := cpuCgroup(string(b), a.tree.V1("cpu") != "")
-	if !ok || path == "/" {
+	path := cpuCgroup(list, a.tree.V1("cpu") != "")
+	if path == "" || path == "/" {
 		return "", errShared
 	}
 	g, err := a.tree.Open(path)
@@ -86,12 +86,11 @@ func (a *Actor) ownCgroup() (string, error) {
 	if dir == "" {
 		return "", fs.ErrNotExist
 	}
-	pids, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	pids, err := g.Pids(nil)
 	if err != nil {
 		return "", err
 	}
-	own := strconv.Itoa(os.Getpid())
-	if slices.ContainsFunc(strings.Fields(string(pids)), func(pid string) bool { return pid != own }) {
+	if !slices.Equal(pids, []int{os.Getpid()}) {
 		return "", errShared
 	}
 	entries, err := os.ReadDir(dir)
@@ -104,18 +103,15 @@ func (a *Actor) ownCgroup() (string, error) {
 	return path, nil
 }
 
-// cpuCgroup parses /proc/PID/cgroup: lines "4:cpu,cpuacct:/path", and "0::/path" of v2.
-func cpuCgroup(text string, v1 bool) (path string, ok bool) {
-	for line := range strings.Lines(text) {
-		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		if len(f) != 3 {
-			continue
-		}
-		if v1 && slices.Contains(strings.Split(f[1], ","), "cpu") || !v1 && f[0] == "0" && f[1] == "" {
-			return f[2], strings.HasPrefix(f[2], "/")
+// cpuCgroup returns the path of that in the CPU controller's hierarchy of v1, or in v2; "" if
+// there is none.
+func cpuCgroup(list []proc.Cgroup, v1 bool) string {
+	for _, c := range list {
+		if v1 && slices.Contains(c.Controllers, "cpu") || !v1 && c.Controllers == nil {
+			return c.Path
 		}
 	}
-	return "", false
+	return ""
 }
 
 func (a *Actor) leaseOwnWeight(path string) error {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/owca-project/owca/internal/cgroup"
 	"github.com/owca-project/owca/internal/hosttest"
+	"github.com/owca-project/owca/internal/proc"
 )
 
 // childWeigh is an agent that starts, and ends, when it is told to, and prints its nice
@@ -150,22 +151,23 @@ func TestOwnWeight(t *testing.T) {
 }
 
 func TestCPUCgroup(t *testing.T) {
-	const hybrid = "12:cpuset:/a\n4:cpu,cpuacct:/b\n1:name=systemd:/c\n0::/d:e\n"
+	hybrid := []proc.Cgroup{
+		{Controllers: []string{"cpuset"}, Path: "/a"}, {Controllers: []string{"cpu", "cpuacct"}, Path: "/b"},
+		{Controllers: []string{"name=systemd"}, Path: "/c"}, {Path: "/d:e"},
+	}
 	for _, test := range []struct {
-		text string
+		list []proc.Cgroup
 		v1   bool
-		path string
-		ok   bool
+		want string
 	}{
-		{hybrid, true, "/b", true},
-		{hybrid, false, "/d:e", true},
-		{"0::/\n", false, "/", true},
-		{"0::/x\n", true, "", false},
-		{"", false, "", false},
-		{"garbage\n", true, "", false},
+		{hybrid, true, "/b"},
+		{hybrid, false, "/d:e"},
+		{hybrid[:1], true, ""},
+		{hybrid[:3], false, ""},
+		{nil, false, ""},
 	} {
-		if path, ok := cpuCgroup(test.text, test.v1); path != test.path || ok != test.ok {
-			t.Errorf("%q, v1 %t: %q, %t", test.text, test.v1, path, ok)
+		if path := cpuCgroup(test.list, test.v1); path != test.want {
+			t.Errorf("%v, v1 %t: %q, want %q", test.list, test.v1, path, test.want)
 		}
 	}
 }

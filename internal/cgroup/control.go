@@ -428,7 +428,8 @@ var ErrChanged = errors.New("somebody else has changed the value meanwhile")
 
 // Replace is Set where a knob still has the value before, or one that means the same; where
 // it has not, nothing is written, and the error wraps [ErrChanged]. It returns the value that
-// is there now, "" if that could not be told: what took effect, as the kernel rounds some.
+// is there now, "" if that could not be told: what took effect, as the kernel rounds some, or
+// with an error what there is in spite of it, some of it new if it could not be put back.
 // Between the look and the write it is a few µs.
 func (c *Control) Replace(k Knob, before, value string) (now string, err error) {
 	files, o, err := c.use("write", k)
@@ -446,6 +447,7 @@ func (c *Control) Replace(k Knob, before, value string) (now string, err error) 
 		return now, &fs.PathError{Op: "write", Path: c.file(k, 0), Err: fmt.Errorf("%q, before %q: %w", now, before, ErrChanged)}
 	}
 	if err := c.set(files, o, k, now, canonical); err != nil {
+		now, _ = c.Get(k) // not what was there before, if that could not be put back
 		return now, err
 	}
 	if k.exact() {

@@ -28,8 +28,8 @@ type Options struct {
 	Warn func(Problem)
 }
 
-// Decode decodes data, one YAML document, into the struct that into points to;
-// its tags are those of a component, and what it holds are the defaults. It
+// Decode decodes data, one YAML document, into the struct, or the list of structs, that into
+// points to; its tags are those of a component, and what it holds are the defaults. It
 // returns the components in it, also those that are defaults, each after the
 // components inside it.
 //

@@ -778,7 +778,7 @@ func TestRegistryPanics(t *testing.T) {
 			A string `yaml:"a" secret:"maybe"`
 		}{})},
 		{`config: a default of "X" is a *config_test.logStorage, which is not registered`, component(&namedPart{Storage: &logStorage{}})},
-		{`config: cannot decode into a config_test.file, only into a pointer to a struct`, func() {
+		{`config: cannot decode into a config_test.file, only into a pointer to a struct, or to a list of structs`, func() {
 			_, _ = registry().Decode(nil, config.Options{}, file{})
 		}},
 	} {

@@ -22,6 +22,8 @@ const (
 	maxNested = 100 // levels
 )
 
+const emptyFile = "the file is empty"
+
 // parse returns the root of the one document in data, or problems. The tree is
 // free of cycles and within the limits.
 func parse(data []byte) (*yaml.Node, []Problem) {
@@ -43,7 +45,7 @@ func parse(data []byte) (*yaml.Node, []Problem) {
 	var doc, second yaml.Node
 	err := dec.Decode(&doc)
 	if errors.Is(err, io.EOF) {
-		return nil, one(1, 1, "the file is empty")
+		return nil, one(1, 1, emptyFile)
 	}
 	if err == nil {
 		if err = dec.Decode(&second); err == nil {
@@ -55,7 +57,7 @@ func parse(data []byte) (*yaml.Node, []Problem) {
 	}
 	root := doc.Content[0]
 	if isNull(root) {
-		return nil, one(1, 1, "the file is empty")
+		return nil, one(1, 1, emptyFile)
 	}
 	m := measurer{sizes: map[*yaml.Node]size{}}
 	m.measure(root, 1)

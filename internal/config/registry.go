@@ -406,13 +406,19 @@ func (r *Registry) eachDefault(types map[reflect.Type]*structType, v reflect.Val
 	}
 }
 
-// forRoot returns the struct types including those of t, a pointer to a struct
-// to decode into.
+// forRoot returns the struct types including those of t, a pointer to a struct, or to a
+// list of structs, to decode into.
 func (r *Registry) forRoot(t reflect.Type) map[reflect.Type]*structType {
-	if t == nil || t.Kind() != reflect.Pointer || t.Elem().Kind() != reflect.Struct {
-		panic(fmt.Sprintf("config: cannot decode into a %v, only into a pointer to a struct", t))
+	into := t
+	if t != nil && t.Kind() == reflect.Pointer {
+		if into = t.Elem(); into.Kind() == reflect.Slice {
+			into = into.Elem()
+		}
+	}
+	if into == nil || into == t || into.Kind() != reflect.Struct {
+		panic(fmt.Sprintf("config: cannot decode into a %v, only into a pointer to a struct, or to a list of structs", t))
 	}
 	types := maps.Clone(r.structs)
-	r.compile(types, t.Elem())
+	r.compile(types, into)
 	return types
 }

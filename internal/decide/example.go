@@ -32,7 +32,7 @@ type Example struct {
 	BestEffort map[string]string `yaml:"best_effort" format:"regexp" help:"Which tasks may be limited: regular expressions, anchored at the start, by label; all must match."`
 	Above      float64           `yaml:"above" range:"0.01..1" help:"Part of the host's CPU time from which on they are limited."`
 	Least      float64           `yaml:"least" range:"0.001..1" help:"Part of the host that each of them keeps."`
-	// More than leastChange.
+	// More than owca.LeastChange.
 	Step float64 `yaml:"step" range:"0.06..1" help:"What each of them gets back per tick, as a part of the host."`
 
 	match []labelMatch
@@ -41,9 +41,6 @@ type Example struct {
 	used float64 // CPU time of the host, in seconds, at
 	at   time.Time
 }
-
-// leastChange: what changes a quota by that or less counts as no change, see docs/allocation.md.
-const leastChange = 0.05
 
 // NewExample returns one that limits tasks with the label type="best_efforts" on a host that is
 // used to more than 80 %.
@@ -76,7 +73,7 @@ func (e *Example) Allocate(_ context.Context, s *owca.Snapshot) (owca.Decision, 
 	}
 	if usage > e.Above {
 		// What would leave less than a change to the least goes there at once.
-		if e.quota /= 2; e.quota <= e.Least+leastChange {
+		if e.quota /= 2; e.quota <= e.Least+owca.LeastChange {
 			e.quota = e.Least
 		}
 	} else if e.quota += e.Step; e.quota > 1-1e-9 { // ten steps of 0.1 are less than 1

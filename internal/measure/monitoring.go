@@ -428,10 +428,15 @@ func (t *Tasks) endMonitoring() *resctrl.Mount {
 	return c.made
 }
 
-// keptControl says whether there is a control group of ours, which would end with the mount.
+// keptControl says whether there is a control group of ours, or may be, which would end with
+// the mount.
 func (c *monitoring) keptControl() bool {
 	groups, err := c.tree.Groups(nil)
-	return err == nil && slices.ContainsFunc(groups, func(n resctrl.Name) bool { return n.Monitor == "" && n.Ours() })
+	if err != nil {
+		slog.Warn("the groups of resctrl cannot be listed: there may be control groups that are to be kept", "component", "measure", "dir", c.mount.Dir, "error", err)
+		return true
+	}
+	return slices.ContainsFunc(groups, func(n resctrl.Name) bool { return n.Monitor == "" && n.Ours() })
 }
 
 // closeResctrl closes the tree, which ends the claim, and gives the files back.

@@ -32,6 +32,7 @@ type fakeResctrl struct {
 	inUse        error // of Claim
 	stays        error // of Unmount
 	stuck        error // of Remove
+	unlisted     error // of Groups
 	files        int   // that may be kept
 	removes      int
 	watchSlow    time.Duration
@@ -108,6 +109,9 @@ func (f *fakeResctrl) Alive() error {
 }
 
 func (f *fakeResctrl) Groups(buf []resctrl.Name) ([]resctrl.Name, error) {
+	if f.unlisted != nil {
+		return buf, f.unlisted
+	}
 	buf = append(buf, resctrl.Name{})
 	for c := range f.control {
 		buf = append(buf, resctrl.Name{Control: c})
@@ -1167,6 +1171,39 @@ func TestMonitoringReload(t *testing.T) {
 	logged(t, log, "mounted by somebody else", 1)
 	m.SetResctrl(nil)
 	logged(t, log, "mounted by owca and stays so", 1)
+}
+
+// TestMonitoringKeepsControl: what we mounted stays as long as there is a control group of
+// ours, or if that cannot be told.
+func TestMonitoringKeepsControl(t *testing.T) {
+	for _, test := range []struct {
+		group    string
+		unlisted error
+		kept     bool
+	}{{kept: false}, {group: "theirs"}, {group: "owca-gold", kept: true}, {unlisted: syscall.EMFILE, kept: true}} {
+		t.Run(test.group, func(t *testing.T) {
+			log := testLog(t)
+			m := newTasks(t, everything)
+			f := newFakeResctrl(8)
+			f.mounted = false
+			m.SetResctrl(fakePlan(t, f, ResctrlOptions{Mount: true, Control: true}))
+			read(t, m, manyTasks(t, "keeps", 1)...)
+			if test.group != "" {
+				f.groups[resctrl.Name{Control: test.group}] = &fakeGroup{}
+			}
+			f.unlisted = test.unlisted
+			m.SetResctrl(nil)
+			if f.mounted != test.kept {
+				t.Errorf("mounted %v, want %v", f.mounted, test.kept)
+			}
+			told := 0
+			if test.unlisted != nil {
+				told = 1
+			}
+			logged(t, log, "cannot be listed", told)
+			logged(t, log, "mounted by owca and stays so", map[bool]int{true: 1}[test.kept])
+		})
+	}
 }
 
 // TestMonitoringStuck: a group that cannot be removed is tried again.

@@ -51,7 +51,7 @@ func newLimited(t *testing.T, name string) limited {
 			return limited{c, filepath.Join(c.Dir(controller), file)}
 		}
 	}
-	t.Fatal("this host has no CPU controller")
+	t.Skip("needs the cpu controller")
 	return limited{}
 }
 
@@ -255,7 +255,7 @@ func TestPlan(t *testing.T) {
 	r.Act = acts(t)
 	r.Allocators = []Allocator{allocator("A", func(context.Context, *owca.Snapshot) (owca.Decision, error) { return quota("t", 0.25), nil })}
 	l := New(measure.Open("/"), act.New("/"), Build{}, nil)
-	report, err := l.Plan(t.Context(), r)
+	report, err := l.Plan(t.Context(), r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,9 +273,151 @@ func TestPlan(t *testing.T) {
 	}
 
 	r.Allocators = []Allocator{allocator("A", func(context.Context, *owca.Snapshot) (owca.Decision, error) { return quota("nobody", 0.25), nil })}
-	report, err = New(measure.Open("/"), act.New("/"), Build{}, nil).Plan(t.Context(), r)
+	report, err = New(measure.Open("/"), act.New("/"), Build{}, nil).Plan(t.Context(), r, nil)
 	if err == nil || len(report.Changes) != 0 {
 		t.Errorf("a plan that is invalid has the error %v and changes %v", err, report.Changes)
+	}
+}
+
+// TestPlanGivesBack: a plan begins with what an agent holds, and shows what that would give back.
+func TestPlanGivesBack(t *testing.T) {
+	c := newLimited(t, "plan-back")
+	before := c.quota(t)
+	r := runner(c.node(), time.Minute)
+	r.Act = acts(t)
+	decides := func(name string, q float64) Allocator {
+		return allocator(name, func(context.Context, *owca.Snapshot) (owca.Decision, error) {
+			if q == 0 {
+				return owca.Decision{Allocations: map[owca.TaskID]owca.Allocations{}}, nil
+			}
+			return quota("t", q), nil
+		})
+	}
+	r.Allocators = []Allocator{decides("A", 0.25)}
+	l := startActor(t, r.Act)
+	l.adopt(r)
+	l.tick(t.Context(), time.Now())
+	held := c.quota(t)
+	defer func() {
+		if err := l.close(); err != nil || c.quota(t) != before {
+			t.Errorf("at the end it is %q, want %q: %v", c.quota(t), before, err)
+		}
+	}()
+	for _, tc := range []struct {
+		name      string
+		allocator Allocator
+		changes   int
+		release   bool
+	}{
+		{"the same", decides("A", 0.25), 0, false},
+		{"almost the same", decides("A", 0.29), 0, false},
+		{"another", decides("A", 0.5), 1, false},
+		{"none any more", decides("A", 0), 1, true},
+		{"of another allocator", decides("B", 0.5), 1, false},
+		{"without the allocator", decides("B", 0), 1, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			leases, _, _, err := act.ReadJournal(r.Act.StateDir)
+			if err != nil || len(leases) != 1 {
+				t.Fatalf("leases %v, %v", leases, err)
+			}
+			r := r
+			r.Allocators = []Allocator{tc.allocator}
+			report, err := New(measure.Open("/"), act.New("/"), Build{}, nil).Plan(t.Context(), r, leases)
+			if err != nil || len(report.Changes) != tc.changes {
+				t.Fatalf("planned is %+v, %v", report.Changes, err)
+			}
+			if tc.changes > 0 && (report.Changes[0].Release != tc.release || tc.release && !leases[0].Knob.Equal(report.Changes[0].New, leases[0].First)) {
+				t.Errorf("planned is %+v", report.Changes[0])
+			}
+			if got := c.quota(t); got != held {
+				t.Errorf("it was %q and is %q", held, got)
+			}
+		})
+	}
+	leases, _, _, _ := act.ReadJournal(r.Act.StateDir)
+	leases[0].New = "1000 100000" // meanwhile the agent has set another one
+	if _, err := New(measure.Open("/"), act.New("/"), Build{}, nil).Plan(t.Context(), r, leases); err != nil {
+		t.Errorf("with a lease that is not what the host has: %v", err)
+	}
+}
+
+// TestErrorsOfAComponent: a tick in which anything of a component is wrong counts, once.
+func TestErrorsOfAComponent(t *testing.T) {
+	s := &direct{}
+	r := runner(tasksNamed("t"), time.Minute, s)
+	r.CommonLabels = nil
+	r.Act = acts(t)
+	r.Act.DryRun = true
+	var decision owca.Decision
+	var failure error
+	invalid, valid := quota("nobody", 0.5), owca.Decision{Allocations: map[owca.TaskID]owca.Allocations{}}
+	strange := []owca.Anomaly{{Contended: "nobody"}}
+	r.Allocators = []Allocator{
+		allocator("A", func(context.Context, *owca.Snapshot) (owca.Decision, error) { return decision, failure }),
+		allocator("B", func(context.Context, *owca.Snapshot) (owca.Decision, error) { return valid, nil }),
+	}
+	l := startActor(t, r.Act)
+	l.adopt(r)
+	defer func() { _ = l.close() }()
+	want := 0
+	for _, tc := range []struct {
+		name     string
+		decision owca.Decision
+		err      error
+		counts   bool
+	}{
+		{"nothing", owca.Decision{}, nil, false},
+		{"an error", owca.Decision{}, errors.New("x"), true},
+		{"valid", valid, nil, false},
+		{"an invalid allocation", invalid, nil, true},
+		{"an invalid anomaly", owca.Decision{Anomalies: strange}, nil, true},
+		{"an invalid anomaly and allocation", owca.Decision{Allocations: invalid.Allocations, Anomalies: strange}, nil, true},
+		{"all three", owca.Decision{Allocations: invalid.Allocations, Anomalies: strange}, errors.New("x"), true},
+		{"an error beside", valid, errors.New("x"), true},
+	} {
+		if tc.counts {
+			want++
+		}
+		decision, failure = tc.decision, tc.err
+		l.tick(t.Context(), time.Now())
+		l.tick(t.Context(), time.Now()) // whose metrics are of the tick before at the latest
+		if tc.counts {
+			want++
+		}
+		got := []uint64{l.allocators[0].errors, l.allocators[1].errors}
+		if diff := cmp.Diff([]uint64{uint64(want), 0}, got); diff != "" {
+			t.Errorf("%s: %s", tc.name, diff)
+		}
+	}
+	if got := grep(s.last(), "owca_component_errors_total{component=\"A\"}"); len(got) != 1 || !strings.HasSuffix(got[0], " "+strconv.Itoa(want)) {
+		t.Errorf("the metric is %v, want %d", got, want)
+	}
+}
+
+// TestEveryKindHasAMetric: a lease of any kind is in the metrics, under a name of its own.
+func TestEveryKindHasAMetric(t *testing.T) {
+	l := New(measure.Open("/"), act.New("/"), Build{}, nil)
+	seen := map[*owca.Desc]owca.AllocationKind{}
+	for _, kind := range owca.AllocationKinds {
+		if kind == owca.RDTGroup {
+			continue // by describeGroups: TestResctrlAllocations
+		}
+		a := owca.Allocation{Number: 1, Text: "0-3,8"}
+		if kind == owca.IOMax {
+			a = owca.Allocation{IO: map[string]owca.IOLimit{"8:0": {ReadBytes: 1}}}
+		}
+		l.acting.metrics = nil
+		l.describe(kind, a, map[string]string{"allocation_type": string(kind)})
+		if len(l.acting.metrics) == 0 {
+			t.Errorf("%s has no metric", kind)
+		}
+		for _, m := range l.acting.metrics {
+			if of, ok := seen[m.Desc]; ok && of != kind {
+				t.Errorf("%s and %s have the same metric %s", kind, of, m.Desc.Name)
+			}
+			seen[m.Desc] = kind
+		}
 	}
 }
 

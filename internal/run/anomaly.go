@@ -70,7 +70,7 @@ func (l *Loop) take(c *component, anomalies []owca.Anomaly, metrics []owca.Metri
 		return nil
 	}
 	c.rejected += uint64(d.n)
-	c.errors++
+	c.fail()
 	return fmt.Errorf("%s: %d of its results are dropped; the first: %s", c.name, d.n, d.first)
 }
 

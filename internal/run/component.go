@@ -22,6 +22,7 @@ type component struct {
 	took   time.Duration
 	called bool // took is known
 
+	failed                     bool // since it was asked last
 	errors, overruns, rejected uint64
 }
 
@@ -55,6 +56,7 @@ func newAllocator(a Allocator) *component {
 // later is dropped; until it has returned it is not called again. With an error there is
 // no outcome, unless that has the error, too: it has allocations that hold nevertheless.
 func (c *component) ask(ctx context.Context, v *view, until time.Time) (outcome, error) {
+	c.failed = false
 	if !c.returned() {
 		c.overruns++
 		return outcome{}, c.late()
@@ -102,7 +104,7 @@ func (c *component) result(ctx, within context.Context, o outcome) (outcome, err
 		c.overruns++
 		return outcome{}, c.late()
 	}
-	c.errors++
+	c.fail()
 	err := fmt.Errorf("%s: %w", c.name, o.err)
 	if o.allocations == nil {
 		return outcome{}, err
@@ -110,13 +112,22 @@ func (c *component) result(ctx, within context.Context, o outcome) (outcome, err
 	return o, err
 }
 
+// fail counts a tick in which something of it was wrong, once.
+func (c *component) fail() {
+	if !c.failed {
+		c.failed = true
+		c.errors++
+	}
+}
+
 func (c *component) end(o outcome) {
 	c.busy, c.view, c.took, c.called = false, nil, o.took, true
 }
 
-// late is the same error as long as it is late, which is told once.
+// late is the same error as long as it is late, which is told once, whether it has returned by
+// now or not.
 func (c *component) late() error {
-	return fmt.Errorf("%s has run past the end of its tick, and is not called again before it returns", c.name)
+	return fmt.Errorf("%s has run past the end of its tick; it is never called while an earlier call is under way", c.name)
 }
 
 // returned says whether no call is under way. The result of one that has returned since

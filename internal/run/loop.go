@@ -210,6 +210,10 @@ func (l *Loop) Run(ctx context.Context, r Runner) {
 // kept, its changes undone, with the errors of its stages.
 func (l *Loop) Once(ctx context.Context, r Runner) error {
 	l.adopt(r)
+	return l.once(ctx)
+}
+
+func (l *Loop) once(ctx context.Context) error {
 	l.tick(ctx, time.Now())
 	report := l.acting.report
 	var errs []error
@@ -226,12 +230,15 @@ func (l *Loop) Once(ctx context.Context, r Runner) error {
 	return errors.Join(errs...)
 }
 
-// Plan runs one tick that changes and stores nothing, and returns what it would have
-// changed, with the errors of its stages. The actor need not be started.
-func (l *Loop) Plan(ctx context.Context, r Runner) (act.Report, error) {
+// Plan runs one tick that changes and stores nothing, and returns what an agent that holds
+// these leases would change in its first tick with r, with the errors of its stages; see
+// [act.Actor.Preview]. The actor is not started.
+func (l *Loop) Plan(ctx context.Context, r Runner, leases []act.Lease) (act.Report, error) {
 	r.Storages, r.Anomalies, r.Allocations = nil, nil, nil
 	r.Act.DryRun = true
-	err := l.Once(ctx, r)
+	l.adopt(r)
+	l.acting.actor.Preview(leases)
+	err := l.once(ctx)
 	return l.acting.report, err
 }
 
@@ -420,6 +427,13 @@ func (l *Loop) act(ctx context.Context, now time.Time) {
 	defer func(start time.Time) { l.stages[stageAct].took += time.Since(start) }(time.Now())
 	l.report(stageAct, errors.Join(l.looked, protect(func() error {
 		err := l.acting.apply(now, l.snapshot.Tasks)
+		for _, d := range l.acting.report.Dropped {
+			for _, c := range l.allocators {
+				if c.name == d.Owner {
+					c.fail()
+				}
+			}
+		}
 		l.lookAtLeases()
 		return err
 	})))

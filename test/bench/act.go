@@ -36,7 +36,11 @@ const actTasks = 1000
 // of them; of changes, beside the least that they can cost; and how late ticks are on a
 // host that is busy, with and without the weight that the agent gives itself.
 func acting(ctx context.Context, h *host, r *report, o *options) (err error) {
-	if o.tasks < actTasks {
+	switch {
+	case o.tasks >= actTasks:
+	case o.act:
+		return fmt.Errorf("acting is measured with %d tasks: -tasks %d leaves that out", actTasks, o.tasks)
+	default:
 		return nil
 	}
 	if err := h.grow(ctx, actTasks); err != nil {

@@ -1,19 +1,25 @@
 #!/bin/busybox sh
-# Three tasks in two control groups by rules: what the groups may use and who is in them
+# Three tasks in two control groups by rules, and one of them limited by its cgroup (v2), too:
+# what the groups may use and who is in them, and these limits,
 # before, while the agent runs, after it has stopped, and after it was killed. $1 is what
 # can be monitored: all or none.
 # shellcheck shell=dash source=test/vm/resctrl/lib.sh
 . /host/program/lib.sh
 
 mounted || mount -t resctrl resctrl $fs
+echo '+cpu +memory' >/sys/fs/cgroup/cgroup.subtree_control
 for task in gold silver bronze; do spin $task; done
 rule() { echo "    - {task_id: /$1, allocations: {rdt: {name: $2, l3: 'L3:0=$3;1=$3', mb: 'MB:0=$4;1=$4'}}}"; }
 # allocate [LINE]...: of the runner.
 allocate() {
 	configure "$@" "state_dir: $tmp/state" 'allocator: !StaticAllocator' '  rules:' \
-		"$(rule gold latency 7f0 100)" "$(rule silver batch 3 20)" "$(rule bronze batch 3 20)"
+		"$(rule gold latency 7f0 100)" "$(rule silver batch 3 20)" "$(rule bronze batch 3 20)" \
+		'    - {task_id: /silver, allocations: {cpu_quota: 0.5, memory_high: 1Gi}}'
 	sed -i 's/!MeasurementRunner/!AllocationRunner/; s/interval: .*/interval: 200ms/' owca.yaml
 }
+# limits: what silver's cgroup has.
+limits() { echo "$(cat /sys/fs/cgroup/silver/cpu.max)" "$(cat /sys/fs/cgroup/silver/memory.high)"; }
+limited="$(($(nproc) * 50000)) 100000 1073741824" # half of all CPUs
 schemata() { tr -d ' ' <"$fs/$1/schemata" | sort | paste -sd ' '; }
 # show: each group with what it may use, and the tasks of which threads are in it.
 show() {
@@ -26,14 +32,17 @@ show() {
 		done
 		printf '  %-16s %s %s\n' "${group:-/}" "$(schemata "$group")" "${in:-(none)}"
 	done
+	printf '  /silver: %s\n' "$(limits)"
 }
 in_effect() {
-	[ "$(schemata owca-latency 2>/dev/null)" = "L3:0=7f0;1=7f0 MB:0=100;1=100" ] &&
+	[ "$(limits)" = "$limited" ] &&
+		[ "$(schemata owca-latency 2>/dev/null)" = "L3:0=7f0;1=7f0 MB:0=100;1=100" ] &&
 		[ "$(schemata owca-batch 2>/dev/null)" = "L3:0=003;1=003 MB:0=20;1=20" ] &&
 		holds $fs/owca-latency gold && holds $fs/owca-batch silver && holds $fs/owca-batch bronze
 }
 undone() {
-	[ "$(schemata '')" = "$before" ] && [ -z "$(find $fs -maxdepth 1 -name 'owca-*')" ] &&
+	[ "$(limits)" = 'max 100000 max' ] &&
+		[ "$(schemata '')" = "$before" ] && [ -z "$(find $fs -maxdepth 1 -name 'owca-*')" ] &&
 		holds $fs gold && holds $fs silver && holds $fs bronze
 }
 
@@ -57,7 +66,20 @@ for task in gold bronze; do
 	spin $task
 	eventually in_effect || fail "a new process of $task is not in its group: $(show)"
 done
-$owca leases --state-dir $tmp/state || fail "owca leases"
+$owca leases --state-dir $tmp/state >leases || fail "owca leases"
+cat leases
+for kind in cpu_quota memory_high rdt; do
+	grep -q "^/silver  *$kind .* held " leases || fail "owca leases does not tell that $kind of silver is held"
+done
+$owca plan --config owca.yaml | grep -qx 'no changes' || fail "owca plan beside it: $($owca plan --config owca.yaml 2>&1)"
+sed 's/cpu_quota: 0.5, //; /task_id: .gold/d' owca.yaml >less.yaml
+$owca plan --config less.yaml >planned || fail "owca plan: $(cat planned)"
+echo "with less in the configuration:"
+cat planned
+for line in '  cpu_quota .*→ no limit' '  rdt .* resctrl group of /gold  owca-latency → /' '.*given back: not decided any more, .*'; do
+	grep -qx "$line" planned || fail "owca plan, without a quota and a group: $(cat planned)"
+done
+in_effect || fail "owca plan has changed something: $(show)"
 stop
 eventually undone || fail "after it has stopped: $(show)"
 echo "it has stopped:"
