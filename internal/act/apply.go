@@ -449,19 +449,23 @@ func (a *Actor) effect(c *Change, value string) {
 func (a *Actor) failed(c *Change, err error, report *Report) {
 	a.stats.Failed++
 	report.Failed = append(report.Failed, Failure{*c, err})
+	moved := errors.Is(err, cgroup.ErrGone) || errors.Is(err, cgroup.ErrChanged)
+	if l := a.leases[c.Target]; l != nil && moved {
+		a.recheck(l)
+	}
 	s := a.standing[decisionKey{c.For, c.Kind}]
 	if s == nil {
 		// Of another kind than what it was made for.
 		a.reportTarget(c, err, "a limit could not be set")
 		return
 	}
-	if errors.Is(err, cgroup.ErrGone) || errors.Is(err, cgroup.ErrChanged) {
+	if moved {
 		s.absent = a.tick // the next tick knows more
 		return
 	}
-	if refusedForBelow(c.Knob, err) && !s.lookBelow {
+	if mayBeInTheWay(c.Knob, err) && !s.lookClosely {
 		// The next tick can tell why.
-		s.lookBelow, s.troubled = true, a.tick
+		s.lookClosely, s.troubled = true, a.tick
 		return
 	}
 	why := err.Error()
@@ -471,9 +475,10 @@ func (a *Actor) failed(c *Change, err error, report *Report) {
 	a.trouble(s, why)
 }
 
-// refusedForBelow says whether the kernel may have refused a value for what cgroups below
-// have (v1: tg_cfs_schedulable_down, kernel/sched/core.c; validate_change, cpuset-v1.c).
-func refusedForBelow(k cgroup.Knob, err error) bool {
+// mayBeInTheWay says whether the kernel may have refused a value for the burst or for what
+// cgroups below have (tg_set_cfs_bandwidth, on v1 tg_cfs_schedulable_down, kernel/sched/core.c;
+// validate_change, cpuset-v1.c).
+func mayBeInTheWay(k cgroup.Knob, err error) bool {
 	switch k {
 	case cgroup.CPUMax:
 		return errors.Is(err, syscall.EINVAL)
@@ -542,7 +547,7 @@ func (a *Actor) settle(s *standing) {
 		s.pending = false
 		a.pending--
 	}
-	s.failures, s.retry, s.anew, s.lookBelow = 0, 0, false, false
+	s.failures, s.retry, s.anew, s.lookClosely = 0, 0, false, false
 	if s.allocation.Release {
 		a.forget(s)
 		return

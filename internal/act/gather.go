@@ -151,14 +151,26 @@ type gathering struct {
 	*State
 }
 
-// knobsOfTask are what is to be known of each cgroup of a task to plan a kind: the weights,
-// by which a quota is divided, only of several.
-func knobsOfTask(kind owca.AllocationKind, containers int) []cgroup.Knob {
-	knobs := Knobs(kind)
-	if kind == owca.CPUQuota && containers == 1 {
-		return knobs[:slices.Index(knobs, cgroup.CPUMaxBurst)+1]
+// knobsOfTask are what is to be known of a cgroup of a task to plan a kind. For a quota that is
+// the weights only where it is to be divided by them; and the burst, which few have, where we
+// set it or the kernel refused the quota.
+func (g *gathering) knobsOfTask(w *Wanted, v *view, path string) []cgroup.Knob {
+	knobs := Knobs(w.Kind)
+	if w.Kind != owca.CPUQuota || len(v.cgroups) > 1 {
+		return knobs
 	}
-	return knobs
+	n := slices.Index(knobs, cgroup.CPUMaxBurst)
+	if g.looksClosely(w) || g.leases[Target{Cgroup: path, Knob: cgroup.CPUMaxBurst}] != nil {
+		n++
+	}
+	return knobs[:n]
+}
+
+// looksClosely says whether to read what is seldom in the way of a decision, and which the
+// kernel refuses then.
+func (g *gathering) looksClosely(w *Wanted) bool {
+	s := g.standing[decisionKey{w.Task, w.Kind}]
+	return g.options.DryRun || s != nil && s.lookClosely
 }
 
 // gather reads what Plan has to know for what is wanted.
@@ -182,7 +194,7 @@ func (a *Actor) gather(wanted []Wanted) *State {
 		shares = shares || w.Kind == owca.CPUShares && !w.Release
 		rdt = rdt || w.Kind == owca.RDTGroup
 		for _, path := range v.cgroups {
-			g.cgroup(path, knobsOfTask(w.Kind, len(v.cgroups)))
+			g.cgroup(path, g.knobsOfTask(w, v, path))
 			g.above(path, w.Kind)
 		}
 		for device := range w.IO {
@@ -281,6 +293,11 @@ func (g *gathering) cgroup(path string, knobs []cgroup.Knob) {
 
 // knob reads a knob.
 func (g *gathering) knob(c *CgroupState, path string, k cgroup.Knob) error {
+	t := Target{Cgroup: path, Knob: k}
+	if l := g.leases[t]; l != nil && g.trusts(l) {
+		c.Values[k], c.IDs[k] = l.New, l.ID
+		return nil
+	}
 	n, err := g.openNode(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, cgroup.ErrGone)
@@ -297,11 +314,25 @@ func (g *gathering) knob(c *CgroupState, path string, k cgroup.Knob) error {
 		c.BFQ = isBFQ(n.File(k))
 	}
 	// What was changed since Observe is not ours any more.
-	t := Target{Cgroup: path, Knob: k}
 	if l := g.leases[t]; l != nil && (l.ID != c.IDs[k] || value != l.New && !k.Equal(value, l.New)) {
 		g.recheck(l)
 	}
 	return nil
+}
+
+// trusts says whether to take a value that we set for what is there, for the time being: what
+// is to be written in its place is only if it is still there.
+func (g *gathering) trusts(l *Lease) bool {
+	s := g.standing[decisionKey{l.For, l.Kind}]
+	if s == nil || g.options.DryRun || s.lookClosely || s.failures > 0 || l.Knob == cgroup.IOMaxLimits {
+		return false // limits of io.max end with their disk
+	}
+	i := slices.IndexFunc(s.watches, func(w watch) bool { return w.lease == l })
+	if i < 0 {
+		return false
+	}
+	w := &s.watches[i]
+	return w.path == l.Cgroup && w.id == l.ID && !w.broken && !w.waking && !w.yielded && !g.idle(w)
 }
 
 // isBFQ says whether a file has weights from 1 to 1000, as bfq's; v1's blkio.weight, of cfq,
@@ -362,8 +393,7 @@ func (g *gathering) above(name string, kind owca.AllocationKind) {
 // the way, as few containers have cgroups below them, and the kernel refuses what is not
 // possible.
 func (g *gathering) below(w *Wanted) {
-	s := g.standing[decisionKey{w.Task, w.Kind}]
-	if v := g.views[w.Task]; v == nil || !g.options.DryRun && (s == nil || !s.lookBelow) {
+	if g.views[w.Task] == nil || !g.looksClosely(w) {
 		return
 	}
 	for _, path := range g.Tasks[w.Task].Cgroups {

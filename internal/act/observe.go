@@ -41,8 +41,8 @@ type standing struct {
 	// moved: somebody else moved the task to another control group, where it stays until
 	// there is another decision.
 	moved bool
-	// lookBelow: the kernel refused it, maybe for what cgroups below have.
-	lookBelow bool
+	// lookClosely: the kernel refused it, maybe for a burst or what cgroups below have.
+	lookClosely bool
 	retry     time.Duration // not before
 	failures  uint
 	problem   string // that was told
