@@ -10,7 +10,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/owca-project/owca"
 	"github.com/owca-project/owca/internal/act"
@@ -198,7 +197,7 @@ type allocationRunner struct {
 	RemoveAllResctrlGroups  bool                     `yaml:"remove_all_resctrl_groups" help:"Remove every group of resctrl at the start, whoever made it."`
 
 	StateDir string `yaml:"state_dir" format:"path" help:"Directory of the journal of what was changed, from which it is undone. Empty: $STATE_DIRECTORY, as systemd sets it by StateDirectory=, or else /var/lib/owca. Cannot be changed while the agent runs."`
-	OnExit   string `yaml:"on_exit" enum:"restore,keep" help:"What the end of the agent does to limits that it set: restore gives each the value from before, keep leaves them to the next agent."`
+	OnExit   string `yaml:"on_exit" enum:"restore,keep" help:"What the end of the agent does to limits that it set: restore gives each the value from before, keep leaves them to the next agent, which takes them over if it has keep, too."`
 	DryRun   bool   `yaml:"dry_run" help:"Decide, but change nothing: what would be changed is in the log and in metrics."`
 	Guardian bool   `yaml:"guardian" help:"Start a small process beside the agent that restores within a second when the agent is killed. Not with on_exit: keep, nor with dry_run."`
 
@@ -351,15 +350,14 @@ func allocatable(root string) (*resctrl.Info, error) {
 // actorHint says what to do so that limits can be set.
 func actorHint(err error, dir string) string {
 	var kernel *fs.PathError // not what the agent itself refuses, which says what to do
+	if _, ok := errors.AsType[*act.OwnerError](err); ok {
+		return ": chown it, or set another state_dir"
+	}
 	switch {
 	case errors.Is(err, act.ErrHeld):
 		return ", or give this one a state_dir of its own, and other tasks"
-	case errors.Is(err, act.ErrNewer):
-		return ": let that version restore (owca restore), or move the journal away, and what it changed stays"
 	case errors.As(err, &kernel) && errors.Is(kernel, fs.ErrPermission):
 		return ": setting limits needs root or CAP_DAC_OVERRIDE, and " + dir + " must be writable: StateDirectory=owca in a unit, or state_dir; dry_run: true changes nothing"
-	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return ": without a journal nothing is changed; name another state_dir"
 	}
 	return ""
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -115,6 +116,16 @@ func TestActorHint(t *testing.T) {
 	_, _, err := act.OpenJournal(forged)
 	if err == nil || actorHint(err, forged) != "" {
 		t.Errorf("%v%s", err, actorHint(err, forged))
+	}
+	// What act says of these is enough.
+	for _, err := range []error{act.ErrNewer, fmt.Errorf("name another one: %w", syscall.EROFS)} {
+		if hint := actorHint(err, "/state") + restoreHint(err); hint != "" {
+			t.Errorf("%v: %q", err, hint)
+		}
+	}
+	theirs := &act.OwnerError{Dir: "/state", UID: 4711, GID: 42}
+	if actor, restore := actorHint(theirs, "/state"), restoreHint(theirs); !strings.Contains(actor, "chown") || !strings.Contains(restore, "--reuid=4711 --regid=42") || strings.Contains(restore, "needs root") {
+		t.Errorf("%q, %q", actor, restore)
 	}
 	if hint := actorHint(&fs.PathError{Op: "write", Path: "/x", Err: syscall.EACCES}, "/state"); !strings.Contains(hint, "CAP_DAC_OVERRIDE") {
 		t.Errorf("of a write that is not permitted: %q", hint)

@@ -27,7 +27,8 @@ type leasesCommand struct {
 func (*leasesCommand) Help() string {
 	return `A lease is a limit that owca changed and will give back. Its state:
   held     the host has the value that owca set
-  changed  somebody else changed it since, and that stays
+  changed  somebody else changed it since, and that stays; an agent that has seen it holds it no more, and sets it again
+           when its allocator decides another value
   gone     the cgroup or the group of resctrl does not exist any more, or the task has no threads
   unknown  it could not be read`
 }
@@ -143,6 +144,14 @@ func (r *leaseReader) resctrl() (*resctrl.Tree, error) {
 }
 
 func (r *leaseReader) state(l *act.Lease) leaseState {
+	s := r.compare(l)
+	if l.Yielded && s.state == leaseHeld {
+		s.state = leaseChanged // somebody else has set the same since
+	}
+	return s
+}
+
+func (r *leaseReader) compare(l *act.Lease) leaseState {
 	switch {
 	case l.Cgroup == "" && l.Task != "":
 		return r.move(l)
@@ -272,12 +281,29 @@ func unread(err error) leaseState {
 }
 
 func appendLeases(b []byte, dir string, holder act.Holder, leases []act.Lease, states []leaseState, now time.Time) []byte {
+	if len(leases) > 0 {
+		b = append(appendLeaseTable(b, leases, states, now), '\n')
+	}
+	count := 0
+	for i := range leases {
+		if !leases[i].Yielded {
+			count++
+		}
+	}
 	switch {
-	case len(leases) == 0 && holder.PID == 0:
+	case count == 0 && holder.PID == 0:
 		return fmt.Appendf(b, "owca holds no limit, and no agent runs with the state_dir %s\n", appendClean(nil, dir))
-	case len(leases) == 0:
+	case count == 0:
 		return fmt.Appendf(b, "owca (pid %d) holds no limit (%s)\n", holder.PID, appendClean(nil, dir))
 	}
+	b = fmt.Appendf(b, "%s in %s, ", countOf(count, "lease"), appendClean(nil, dir))
+	if holder.PID == 0 {
+		return append(b, "held by nobody: the agent that made them has ended; owca restore gives them back\n"...)
+	}
+	return fmt.Appendf(b, "held by process %d since %s\n", holder.PID, holder.Since.Format(time.DateTime))
+}
+
+func appendLeaseTable(b []byte, leases []act.Lease, states []leaseState, now time.Time) []byte {
 	lines := [][]string{{"TASK", "KIND", "WHERE", "OLD", "NEW", "AGE", "STATE", "OWNER", "REASON"}}
 	for i := range leases {
 		l := &leases[i]
@@ -297,12 +323,7 @@ func appendLeases(b []byte, dir string, holder act.Holder, leases []act.Lease, s
 			string(l.For), string(l.Kind), whereText(&l.Change), before, wanted, ageText(now.Sub(l.Since)), state, l.Owner, l.Reason,
 		})
 	}
-	b = appendAligned(b, lines)
-	b = fmt.Appendf(b, "\n%s in %s, ", countOf(len(leases), "lease"), appendClean(nil, dir))
-	if holder.PID == 0 {
-		return append(b, "held by nobody: the agent that made them has ended; owca restore gives them back\n"...)
-	}
-	return fmt.Appendf(b, "held by process %d since %s\n", holder.PID, holder.Since.Format(time.DateTime))
+	return appendAligned(b, lines)
 }
 
 // leasesJSON are leases as JSON. Its keys, and the states, don't change.
@@ -358,7 +379,7 @@ func (*restoreCommand) Help() string {
 	return `Undoes what an agent that was killed has left, from its journal. What somebody else changed since stays as it is. While an
 agent runs, its leases are its own: nothing is done then.
 
-Exit code 0 if nothing is left to restore, 1 otherwise.`
+Exit code 0 if nothing is left to restore; 1 otherwise, or if a lease is lost because the journal was damaged.`
 }
 
 func (c *restoreCommand) Run(ctx context.Context, io stdio) error {
@@ -370,16 +391,17 @@ func (c *restoreCommand) Run(ctx context.Context, io stdio) error {
 	for _, t := range told {
 		fmt.Fprintf(io.err, "owca: %s\n", t)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, act.ErrLost) {
 		return fmt.Errorf("%w%s", err, restoreHint(err))
 	}
 	text := appendOutcomes(nil, outcomes)
-	if len(outcomes) == 0 {
+	if len(outcomes) == 0 && err == nil {
 		text = fmt.Appendf(nil, "nothing to restore (%s)\n", appendClean(nil, dir))
 	}
 	if c.JSON {
-		if text, err = indentJSON(newOutcomesJSON(outcomes)); err != nil {
-			return err
+		var jsonErr error
+		if text, jsonErr = indentJSON(newOutcomesJSON(outcomes)); jsonErr != nil {
+			return jsonErr
 		}
 	}
 	if _, err := io.out.Write(text); err != nil {
@@ -392,18 +414,26 @@ func (c *restoreCommand) Run(ctx context.Context, io stdio) error {
 		}
 	}
 	if left > 0 {
-		return fmt.Errorf("%d of %d could not be restored and are still in the journal; owca restore tries them again", left, len(outcomes))
+		still := fmt.Errorf("%d of %d could not be restored and are still in the journal; owca restore tries them again", left, len(outcomes))
+		if err == nil {
+			return still
+		}
+		return fmt.Errorf("%w; %w", err, still)
 	}
-	return nil
+	return err
 }
 
+// restoreHint says what to do so that a journal can be restored, unless the error does.
 func restoreHint(err error) string {
+	var kernel *fs.PathError
+	if owner, ok := errors.AsType[*act.OwnerError](err); ok {
+		return fmt.Sprintf(": restore as that user: setpriv --reuid=%d --regid=%d --clear-groups --inh-caps=+dac_override,+setuid --ambient-caps=+dac_override,+setuid owca restore --state-dir %s (as root), or start the agent",
+			owner.UID, owner.GID, owner.Dir)
+	}
 	switch {
 	case errors.Is(err, act.ErrHeld):
 		return ", which restores"
-	case errors.Is(err, act.ErrNewer):
-		return ": use the owca that wrote it"
-	case errors.Is(err, fs.ErrPermission):
+	case errors.As(err, &kernel) && errors.Is(kernel, fs.ErrPermission):
 		return ": restoring needs root, or the agent's user with CAP_DAC_OVERRIDE"
 	}
 	return ""
@@ -425,7 +455,7 @@ func appendOutcomes(b []byte, outcomes []act.Outcome) []byte {
 		case l.Cgroup == "":
 			b = append(b, o.How...)
 		default:
-			b = appendClean(append(append(b, o.How...), ' '), limitText(l.Knob, l.First)+" (was "+limitText(l.Knob, l.New)+")")
+			b = appendClean(append(append(b, o.How...), ' '), limitText(l.Knob, l.First)+" (owca set "+limitText(l.Knob, l.New)+")")
 		}
 		b = append(b, '\n')
 	}
@@ -488,6 +518,9 @@ func guard(args []string, io stdio) int {
 	switch {
 	case errors.Is(err, act.ErrHeld): // by the next agent, which restores
 		return exitOK
+	case errors.Is(err, act.ErrLost):
+		fmt.Fprintf(io.err, "owca guardian: the agent is gone, and not all could be restored: %v\n", err)
+		code = exitFailed
 	case err != nil:
 		fmt.Fprintf(io.err, "owca guardian: the agent is gone, but nothing was restored: %v\n", err)
 		return exitFailed

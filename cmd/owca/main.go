@@ -20,7 +20,8 @@ const (
 )
 
 const description = `owca finds the tasks of this host (containers, pods, services, cgroups), measures what each
-uses and how it suffers, and hands the numbers to Prometheus and other storages.
+uses and how it suffers, and hands the numbers to Prometheus and other storages. With an
+allocator it also sets limits (CPUs, memory, disks, caches), and gives them back at the end.
 
 Without a command it runs: "owca --config FILE" is "owca run --config FILE".`
 
@@ -34,7 +35,7 @@ const exitCodes = `Exit codes:
 type commandLine struct {
 	Run        runCommand        `cmd:"" default:"withargs" help:"Run the agent (the default)."`
 	Validate   validateCommand   `cmd:"" help:"Check configuration files without touching the host."`
-	Check      checkCommand      `cmd:"" help:"Look at this host and tell what can be measured here, and what to do about the rest."`
+	Check      checkCommand      `cmd:"" help:"Look at this host and tell what can be measured and limited here, and what to do about the rest."`
 	Events     eventsCommand     `cmd:"" help:"List the performance events of this host, and try whether they really count."`
 	Resctrl    resctrlCommand    `cmd:"" help:"Show who uses which part of the caches and of memory bandwidth."`
 	Plan       planCommand       `cmd:"" help:"Print what a configuration would change on this host now, and change nothing."`

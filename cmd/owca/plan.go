@@ -113,17 +113,25 @@ func (c *planCommand) plan(ctx context.Context, io stdio) (*act.Report, error) {
 
 // held are the leases that the host still has; told is what is odd about the journal.
 func (c *planCommand) held(dir string) (leases []act.Lease, told []string, err error) {
-	leases, _, told, err = act.ReadJournal(dir)
+	all, _, told, err := act.ReadJournal(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil // no agent ever was
 	}
 	host := leaseReader{root: c.HostRoot}
 	defer host.close()
-	return slices.DeleteFunc(leases, func(l act.Lease) bool {
-		s := host.state(&l)
-		// A group is still ours when somebody else has set it.
-		return s.state == leaseGone || s.state == leaseChanged && (l.Cgroup != "" || l.Task != "")
-	}), told, err
+	for _, l := range all {
+		switch s := host.state(&l); {
+		case s.state == leaseGone:
+			continue
+		case s.state != leaseChanged || l.Yielded: // a group is still ours when somebody else has set it
+		case l.Cgroup != "":
+			l.Yielded = true // an agent will find it so
+		case l.Task != "":
+			continue
+		}
+		leases = append(leases, l)
+	}
+	return leases, told, err
 }
 
 // appendPlan appends a plan as a review: by task, what changes and why.

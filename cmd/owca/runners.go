@@ -206,10 +206,10 @@ func (r *measuring) startResctrl() error {
 	case err == nil:
 	case r.use.requires != "":
 		planned.Discard()
-		return fmt.Errorf("%s: true, but: %w%s", r.use.requires, err, resctrlHint(err))
+		return fmt.Errorf("%s: true, but: %w%s", r.use.requires, err, r.resctrlHint(err))
 	case r.RDTEnabled != nil:
 		planned.Discard()
-		return fmt.Errorf("rdt_enabled: true, but: %w%s", err, resctrlHint(err))
+		return fmt.Errorf("rdt_enabled: true, but: %w%s", err, r.resctrlHint(err))
 	case errors.Is(err, errors.ErrUnsupported) && planned != nil:
 		slog.Info("no cache and memory bandwidth monitoring on this host", "component", "measure", "error", err)
 	case errors.Is(err, errors.ErrUnsupported):
@@ -223,19 +223,27 @@ func (r *measuring) startResctrl() error {
 	return nil
 }
 
-// resctrlHint says what to do so that resctrl can be used.
-func resctrlHint(err error) string {
+// resctrlHint says what to do so that resctrl, which is required, can be used, or is not
+// required.
+func (r *measuring) resctrlHint(err error) string {
+	optional := "rdt_enabled: null"
+	switch {
+	case r.use.requires != "" && r.RDTEnabled == nil:
+		optional = r.use.requires + ": false"
+	case r.use.requires != "":
+		optional += " and " + r.use.requires + ": false"
+	}
 	switch {
 	case errors.Is(err, resctrl.ErrNotMounted):
-		return ", or set resctrl_mount: true; with rdt_enabled: null the rest is measured until then"
+		return ", or set resctrl_mount: true; with " + optional + " the rest is measured until then"
 	case errors.Is(err, resctrl.ErrInUse):
-		return "; only one agent of a host can monitor: stop that one, or set rdt_enabled: false here; with null the rest is measured until it ends"
+		return "; only one agent of a host can monitor: stop that one; with " + optional + " the rest is measured until it ends"
 	case errors.Is(err, fs.ErrPermission):
 		return ": making groups needs CAP_DAC_OVERRIDE, moving threads of other users CAP_SETUID, mounting CAP_SYS_ADMIN"
 	case errors.Is(err, syscall.EROFS):
 		return ": mount it for reading and writing"
 	case errors.Is(err, errors.ErrUnsupported):
-		return "; with rdt_enabled: null the rest is measured"
+		return "; with " + optional + " the rest is measured"
 	}
 	return ""
 }

@@ -65,6 +65,9 @@ type Lease struct {
 	Since time.Time
 	// Last is when it was last changed.
 	Last time.Time
+	// Yielded: it is no lease any more. Somebody else has changed the value, which stays as
+	// long as that which was decided does.
+	Yielded bool `json:",omitempty"`
 }
 
 // End is how a lease ended.

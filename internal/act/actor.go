@@ -88,10 +88,14 @@ type Actor struct {
 	state   *State // of the last plan
 	near    nearDecisions
 	dryRun  []Change // the plan that was logged
+	// dryRefused is of that plan; yielded is of Preview.
+	dryRefused []Refusal
+	yielded    []*Lease
 	// dryUntil is when that of a dry run is made again if nothing happens.
 	dryUntil time.Duration
 	told     map[string]string
 	unset    map[Target]unset // see reportTarget
+	halves   map[Target]bool  // of which a part was written, it could not be read yet how much
 	dirty    bool             // the journal has something to write
 	// troubles are how many decisions were told this tick not to be in effect.
 	troubles struct {
@@ -191,6 +195,7 @@ func (a *Actor) lookAtLeft(dir string) {
 		return
 	}
 	leases, holder, _, err := ReadJournal(dir)
+	leases = slices.DeleteFunc(leases, func(l Lease) bool { return l.Yielded })
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		a.log.Warn("dry_run: whether an earlier agent left limits could not be told", "error", err)
@@ -317,12 +322,13 @@ func (a *Actor) guard() {
 	wanted := a.journal != nil && !a.options.Keep && !a.options.DryRun && len(a.options.Guardian) > 0
 	switch {
 	case wanted && a.guardian == nil && a.clock() >= a.guardRetry:
-		a.guardRetry = a.clock() + guardPace
 		g, err := StartGuardian(a.options.Guardian)
 		a.report("guardian", err, noGuardian)
-		if err == nil {
-			a.guardian = g
+		if err != nil {
+			a.guardRetry = a.clock() + guardPace
+			return
 		}
+		a.guardian = g
 	case wanted && a.guardian != nil:
 		a.report("guardian", a.guardian.Err(), noGuardian)
 	case !wanted && a.guardian != nil:
@@ -479,6 +485,7 @@ func (a *Actor) end(l *Lease, how End) {
 	a.logEnd(l, how, nil)
 	a.stats.Ended[how]++
 	delete(a.leases, l.Target)
+	delete(a.halves, l.Target)
 	a.journal.End(l.Target, how)
 	a.dirty = true
 	if v := a.views[l.For]; v != nil {
@@ -510,9 +517,32 @@ func (a *Actor) holders(l *Lease) []*standing {
 	return nil
 }
 
+// yields says whether a decision still leaves to somebody else what it had a lease of.
+func (a *Actor) yields(l *Lease) bool {
+	if l.Cgroup == "" {
+		s := a.standing[decisionKey{l.For, l.Kind}]
+		return s != nil && !s.allocation.Release
+	}
+	for _, s := range a.holders(l) {
+		for i := range s.watches {
+			if w := &s.watches[i]; w.yielded && w.path == l.Cgroup && w.knob == l.Knob {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // sync writes down what has ended.
 func (a *Actor) sync() {
-	if !a.dirty || a.journal == nil {
+	if a.journal == nil {
+		return
+	}
+	if len(a.journal.yielded) > 0 {
+		a.journal.forgetYielded(a.yields)
+		a.dirty = a.dirty || len(a.journal.pending) > 0
+	}
+	if !a.dirty {
 		return
 	}
 	a.dirty = false

@@ -901,3 +901,60 @@ func TestActorDiskGone(t *testing.T) {
 	r.actor.root = "/"
 	r.close()
 }
+
+// A decision that is refused, and waits, costs nothing.
+func TestActorAllocatesNothing(t *testing.T) {
+	r := newRig(t)
+	id := r.task("one", hosttest.NewCgroup(t, nil, "act"))
+	decided := []Decided{decide("test", quota(id, 0.5))}
+	decided[0].Allocations[id][owca.CPUSetCPUs] = owca.Allocation{Text: "1023"}
+	run := func() {
+		r.actor.Observe(time.Now(), r.tasks)
+		if _, err := r.actor.Apply(time.Now(), r.tasks, decided); err != nil {
+			t.Error(err)
+		}
+	}
+	run()
+	if n := r.actor.Stats().Refused; n != 1 || r.actor.pending != 1 {
+		t.Errorf("%d refused, %d pending", n, r.actor.pending)
+	}
+	if n := testing.AllocsPerRun(100, run); n > 0 {
+		t.Errorf("%v allocations a tick", n)
+	}
+	r.close()
+}
+
+// Nor does a plan of a dry run that stays as it is. It is told of in each tick.
+func TestActorDryRunAllocatesNothing(t *testing.T) {
+	r := newRig(t, dryRun)
+	decided := []Decided{{Owner: "test", Allocations: map[owca.TaskID]owca.Allocations{}}}
+	const tasks = 100
+	var cgroups []*hosttest.Cgroup
+	for i := range tasks {
+		c := hosttest.NewCgroup(t, nil, fmt.Sprint("act-", i))
+		cgroups = append(cgroups, c)
+		decided[0].Allocations[r.task(c.Path, c)] = owca.Allocations{owca.CPUQuota: {Number: 0.5}}
+	}
+	run := func() {
+		r.actor.Observe(time.Now(), r.tasks)
+		report, err := r.actor.Apply(time.Now(), r.tasks, decided)
+		if err != nil || len(report.Changes) != tasks {
+			t.Errorf("%d changes, %v", len(report.Changes), err)
+		}
+	}
+	run()
+	if n := testing.AllocsPerRun(20, run); n > 0 {
+		t.Errorf("%v allocations a tick", n)
+	}
+	// It is made again when tasks change, and after a while.
+	r.tasks = r.tasks[1:]
+	if report := r.tick(nil); len(report.Changes) != tasks-1 {
+		t.Errorf("%d changes of %d tasks", len(report.Changes), tasks-1)
+	}
+	r.set(cgroups[1], cgroup.CPUMax, r.quotaOf(0.5))
+	r.now += hostPace
+	if report := r.tick(nil); len(report.Changes) != tasks-2 {
+		t.Errorf("%d changes, of which one is in effect", len(report.Changes))
+	}
+	r.close()
+}

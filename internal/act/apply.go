@@ -70,7 +70,7 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 	a.merge(decided)
 	if len(a.fresh) == 0 && (a.pending == 0 || a.dryPlanHolds()) {
 		if a.pending > 0 {
-			report.Changes = a.dryRun
+			report.Changes, report.Refused = a.dryRun, a.dryRefused
 		}
 		a.sync()
 		return report, nil
@@ -99,7 +99,10 @@ func (a *Actor) Apply(now time.Time, tasks []owca.TaskData, decided []Decided) (
 	}
 	changes := a.withoutYieldedGroups(planned.Changes)
 	if a.options.DryRun {
-		report.Changes = changes
+		if len(a.yielded) > 0 {
+			changes = a.leaveYielded(changes, &report)
+		}
+		report.Changes, a.dryRefused = changes, report.Refused
 		a.logDryRun(changes)
 		a.dryUntil = a.clock() + hostPace
 		return report, invalid
@@ -135,17 +138,19 @@ func sameRDT(a, b *owca.RDTAllocation) bool {
 // plan plans what is new together with what is not in effect. If some of the new is invalid,
 // nothing of its owner is kept; the error tells.
 func (a *Actor) plan() (Planned, error) {
-	for a.checkHidden() != nil { // each drops one owner
-	}
 	for now := a.clock(); ; {
+		for a.checkHidden() != nil { // each drops one owner, and what that was the last one above
+		}
 		a.want(now)
 		if len(a.wanted) == 0 {
+			a.near.tell(a.log)
 			a.keepFresh()
 			return Planned{}, a.dropped()
 		}
 		a.state = a.gather(a.wanted)
 		planned, err := Plan(a.state, a.wanted)
 		if err == nil {
+			a.near.tell(a.log)
 			a.keepFresh()
 			return planned, a.dropped()
 		}
@@ -340,14 +345,14 @@ func (a *Actor) makeBatch(now time.Time, batch []Change, report *Report) {
 	for i := range batch {
 		c := &batch[i]
 		if taken != nil && !isRelease(*c) {
-			a.failed(c, taken, report)
+			a.failed(c, taken, "", report)
 			continue
 		}
 		if err := a.change(c); err != nil {
 			if !isRelease(*c) {
 				a.unmade(c, err)
 			}
-			a.failed(c, err, report)
+			a.failed(c, err, hintOf(err), report)
 			continue
 		}
 		a.stats.Changes++
@@ -379,7 +384,12 @@ func (a *Actor) unmade(c *Change, err error) {
 		l := a.journal.Lease(c.Target)
 		if a.leases[c.Target] = l; now != "" {
 			a.journal.Effect(c.Target, now)
+			return
 		}
+		if a.halves == nil {
+			a.halves = map[Target]bool{}
+		}
+		a.halves[c.Target] = true
 		return
 	}
 	a.journal.Drop(c.Target)
@@ -391,7 +401,7 @@ func (a *Actor) unmade(c *Change, err error) {
 // leftOf returns what a change that failed has left, if it has; "" if that cannot be read.
 func (a *Actor) leftOf(c *Change, err error) (now string, ours bool) {
 	l := a.journal.Lease(c.Target)
-	if l == nil || c.Cgroup == "" || errors.Is(err, cgroup.ErrChanged) || errors.Is(err, cgroup.ErrGone) {
+	if l == nil || !errors.Is(err, cgroup.ErrHalf) {
 		return "", false
 	}
 	n := a.node(c.Cgroup)
@@ -445,8 +455,8 @@ func (a *Actor) effect(c *Change, value string) {
 	a.dirty = true
 }
 
-// failed notes a change that could not be made.
-func (a *Actor) failed(c *Change, err error, report *Report) {
+// failed notes a change that could not be made; hint says what to do about that.
+func (a *Actor) failed(c *Change, err error, hint string, report *Report) {
 	a.stats.Failed++
 	report.Failed = append(report.Failed, Failure{*c, err})
 	moved := errors.Is(err, cgroup.ErrGone) || errors.Is(err, cgroup.ErrChanged)
@@ -460,6 +470,9 @@ func (a *Actor) failed(c *Change, err error, report *Report) {
 		return
 	}
 	if moved {
+		if errors.Is(err, cgroup.ErrChanged) && s.decided == a.tick {
+			s.takeAgain(c.Target)
+		}
 		s.absent = a.tick // the next tick knows more
 		return
 	}
@@ -469,10 +482,20 @@ func (a *Actor) failed(c *Change, err error, report *Report) {
 		return
 	}
 	why := err.Error()
-	if hint := hintOf(err); hint != "" {
+	if hint != "" {
 		why += ": " + hint
 	}
 	a.trouble(s, why)
+}
+
+// takeAgain has a decision of this tick replace what somebody else has set before it, as it
+// does where that is known.
+func (s *standing) takeAgain(t Target) {
+	for i := range s.watches {
+		if w := &s.watches[i]; w.path == t.Cgroup && w.knob == t.Knob {
+			*w = watch{}
+		}
+	}
 }
 
 // mayBeInTheWay says whether the kernel may have refused a value for the burst or for what
@@ -609,7 +632,7 @@ func (a *Actor) watch(s *standing) {
 			}
 			value, readable := c.Values[k]
 			if l := a.leases[Target{Cgroup: path, Knob: k}]; l != nil && l.ID == w.id && a.holds(s, l) {
-				w.lease, w.value = l, l.New
+				w.lease, w.value, w.broken = l, l.New, a.halves[l.Target]
 			} else if !readable || own || !isOwnKnob(s.kind, k) || s.troubled == a.tick || s.absent == a.tick {
 				continue
 			} else if w.value = value; l != nil && l.ID == w.id {

@@ -3,6 +3,7 @@ package act
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -244,11 +245,18 @@ func TestFaultChildHasMore(t *testing.T) {
 	if n := r.actor.Stats(); n.Failed != 1 || n.Refused != 1 {
 		t.Errorf("%+v", n)
 	}
+	s := r.actor.standing[decisionKey{id, owca.CPUQuota}]
+	if !s.lookClosely {
+		t.Error("it does not look for what is in the way")
+	}
 	// Once that is out of the way it is in effect.
 	r.set(child, cgroup.CPUMax, unlimitedCPU)
 	r.now += lastRetry
 	r.tick(nil)
 	r.leases(1)
+	if s.lookClosely {
+		t.Error("it goes on to look")
+	}
 	r.close()
 	r.want(c, cgroup.CPUMax, unlimitedCPU)
 }
@@ -372,4 +380,332 @@ func TestFaultStartWithoutPermission(t *testing.T) {
 	if err := New("/").Start(Options{StateDir: dir}); !errors.Is(err, fs.ErrPermission) {
 		t.Error(err)
 	}
+}
+
+// withoutFiles runs f without a file descriptor left.
+func withoutFiles(t *testing.T, f func()) {
+	t.Helper()
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	f()
+}
+
+// A limit that could not be set, nor looked at, for want of file descriptors is not leased, and is
+// set later.
+func TestFaultNoFiles(t *testing.T) {
+	r := newRig(t)
+	c, other := hosttest.NewCgroup(t, nil, "fault"), hosttest.NewCgroup(t, nil, "fault-other")
+	id, ido := r.task("one", c), r.task("other", other)
+	r.readHost()
+	r.actor.tree.KeepFiles = 0
+	r.tick(quota(ido, 0.5)) // the journal is open
+	r.actor.tick++
+	r.actor.merge([]Decided{decide("test", quota(id, 0.25))})
+	planned, err := r.actor.plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report Report
+	withoutFiles(t, func() { r.actor.make(time.Now(), planned.Changes, &report) })
+	for _, s := range r.actor.asked {
+		r.actor.settle(s)
+	}
+	r.actor.sync()
+	if len(report.Failed) != 1 || !errors.Is(report.Failed[0].Err, syscall.EMFILE) {
+		t.Errorf("%+v", report)
+	}
+	r.leases(1)
+	r.want(c, cgroup.CPUMax, unlimitedCPU)
+	r.tick(nil)
+	r.now += lastRetry
+	r.tick(nil)
+	r.want(c, cgroup.CPUMax, r.quotaOf(0.25))
+	r.leases(2)
+	r.ended(EndForeign, 0)
+	r.close()
+	r.want(c, cgroup.CPUMax, unlimitedCPU)
+}
+
+// A new decision takes what somebody else has set since it was looked at last, as it takes what is
+// known to be somebody else's.
+func TestFaultDecidedOverForeign(t *testing.T) {
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "fault")
+	id := r.task("one", c)
+	r.readHost()
+	r.tick(quota(id, 0.5))
+	const foreign = "10000 100000"
+	r.actor.Observe(time.Now(), r.tasks)
+	r.set(c, cgroup.CPUMax, foreign)
+	report, err := r.actor.Apply(time.Now(), r.tasks, []Decided{decide("test", quota(id, 0.7))})
+	if err != nil || len(report.Failed) != 1 || !errors.Is(report.Failed[0].Err, cgroup.ErrChanged) {
+		t.Errorf("%+v, %v", report, err)
+	}
+	r.want(c, cgroup.CPUMax, foreign)
+	r.ended(EndForeign, 1)
+	r.now += absentRetry
+	for range 3 {
+		r.tick(quota(id, 0.7))
+	}
+	r.want(c, cgroup.CPUMax, r.quotaOf(0.7))
+	if l := r.actor.Leases(); len(l) != 1 || l[0].First != foreign {
+		t.Errorf("%+v", l)
+	}
+	// Only once: from now on it yields.
+	r.set(c, cgroup.CPUMax, foreign)
+	for range 3 {
+		r.now += lastRetry
+		r.tick(quota(id, 0.7))
+	}
+	r.want(c, cgroup.CPUMax, foreign)
+	r.ended(EndForeign, 2)
+	r.close()
+	r.want(c, cgroup.CPUMax, foreign)
+}
+
+// What was decided earlier takes nothing that somebody else has set since.
+func TestFaultBoundedOverForeign(t *testing.T) {
+	r := newRig(t)
+	parent := hosttest.NewCgroup(t, nil, "fault-parent")
+	delegate(t, parent)
+	c := hosttest.NewCgroup(t, parent, "child")
+	id := r.task("one", c)
+	r.readHost()
+	r.set(parent, cgroup.CPUMax, "20000 100000")
+	r.tick(quota(id, 0.5))
+	r.want(c, cgroup.CPUMax, "20000 100000")
+	r.set(parent, cgroup.CPUMax, "30000 100000")
+	r.now += hostPace
+	r.actor.Observe(time.Now(), r.tasks)
+	r.set(c, cgroup.CPUMax, "10000 100000")
+	report, err := r.actor.Apply(time.Now(), r.tasks, nil)
+	if err != nil || len(report.Failed) != 1 || !errors.Is(report.Failed[0].Err, cgroup.ErrChanged) {
+		t.Errorf("%+v, %v", report, err)
+	}
+	for range 3 {
+		r.now += lastRetry
+		r.tick(quota(id, 0.5))
+	}
+	r.want(c, cgroup.CPUMax, "10000 100000")
+	r.ended(EndForeign, 1)
+	r.close()
+	r.want(c, cgroup.CPUMax, "10000 100000")
+}
+
+// A burst that somebody has set is in the way of a lower quota (EINVAL); once that is known, it is
+// as much as the quota, and comes back with it.
+func TestFaultBurst(t *testing.T) {
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "fault")
+	id := r.task("one", c)
+	r.readHost()
+	const first, burst = "400000 100000", "100000"
+	r.set(c, cgroup.CPUMax, first)
+	r.set(c, cgroup.CPUMaxBurst, burst)
+	decided := quota(id, 0.5/float64(r.actor.host.cpus))
+	log := r.logged()
+	report := r.tick(decided)
+	if len(report.Changes) > 0 || len(report.Failed) != 1 || !errors.Is(report.Failed[0].Err, syscall.EINVAL) {
+		t.Errorf("%+v", report)
+	}
+	r.want(c, cgroup.CPUMax, first)
+	r.leases(0)
+	r.now += firstRetry
+	report = r.tick(decided)
+	if len(report.Changes) != 2 || len(report.Failed)+len(report.Refused) > 0 {
+		t.Errorf("%+v", report)
+	}
+	r.want(c, cgroup.CPUMax, "50000 100000")
+	r.want(c, cgroup.CPUMaxBurst, "50000")
+	r.leases(2)
+	for range 3 {
+		r.now += lastRetry
+		if report := r.tick(decided); len(report.Changes) > 0 {
+			t.Errorf("%+v", report)
+		}
+	}
+	if n := r.actor.Stats().Failed; n != 1 {
+		t.Errorf("%d failures", n)
+	}
+	if strings.Contains(log.String(), "level=WARN") {
+		t.Error(log)
+	}
+	r.close()
+	r.want(c, cgroup.CPUMax, first)
+	r.want(c, cgroup.CPUMaxBurst, burst)
+}
+
+// What is left of a change that was half made is a lease, if anything of it is owca's.
+func TestFaultHalfMade(t *testing.T) {
+	const old, wanted = unlimitedCPU, "25000 50000"
+	half := fmt.Errorf("writing: %w", cgroup.ErrHalf)
+	for name, test := range map[string]struct {
+		left string // "": the cgroup is gone
+		err  error
+		ours bool
+	}{
+		"a part":           {"25000 100000", half, true},
+		"all":              {wanted, half, true},
+		"nothing":          {old, half, false},
+		"somebody else's":  {"70000 70000", half, false},
+		"none was written": {"25000 100000", syscall.EINVAL, false},
+		"gone":             {"", half, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			cg := hosttest.NewCgroup(t, nil, "fault")
+			r.task("one", cg)
+			r.tick(nil)
+			r.readHost()
+			n, err := r.actor.openNode(cg.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.Get(cgroup.CPUMax); err != nil {
+				t.Fatal(err)
+			}
+			c := Change{
+				Target: Target{Cgroup: cg.Path, Knob: cgroup.CPUMax}, ID: n.ID(cgroup.CPUMax), For: "one",
+				Kind: owca.CPUQuota, Owner: "test", Old: old, New: wanted,
+			}
+			if err := r.actor.journal.Take(time.Now(), []Change{c}); err != nil {
+				t.Fatal(err)
+			}
+			if test.left != "" {
+				r.set(cg, cgroup.CPUMax, test.left)
+			} else {
+				cg.Remove()
+			}
+			r.actor.unmade(&c, test.err)
+			r.actor.sync()
+			left, _, _, err := ReadJournal(r.dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if held := r.actor.leases[c.Target] != nil; held != test.ours || len(left) > 0 != test.ours {
+				t.Fatalf("leased: %v, in the journal: %v", held, left)
+			}
+			if test.ours && (left[0].New != test.left || left[0].First != old) {
+				t.Errorf("%+v", left[0])
+			}
+			r.close()
+			if test.ours {
+				r.want(cg, cgroup.CPUMax, old)
+			} else if test.left != "" {
+				r.want(cg, cgroup.CPUMax, test.left)
+			}
+		})
+	}
+}
+
+// Where it cannot be read how much of a change was made, it is what the next look finds.
+func TestFaultHalfMadeUnread(t *testing.T) {
+	for _, made := range []bool{false, true} {
+		r := newRig(t)
+		cg := hosttest.NewCgroup(t, nil, fmt.Sprint("fault-", made))
+		id := r.task("one", cg)
+		r.readHost()
+		r.actor.tree.KeepFiles = 0
+		r.tick(quota(id, 0.5))
+		r.actor.Observe(time.Now(), r.tasks)
+		r.actor.tick++
+		r.actor.merge([]Decided{decide("test", quota(id, 0.25))})
+		planned, err := r.actor.plan()
+		if err != nil || len(planned.Changes) != 1 {
+			t.Fatal(planned, err)
+		}
+		c := &planned.Changes[0]
+		if err := r.actor.journal.Take(time.Now(), planned.Changes); err != nil {
+			t.Fatal(err)
+		}
+		left := c.Old
+		if made {
+			left = c.New
+			r.set(cg, cgroup.CPUMax, left)
+		}
+		withoutFiles(t, func() { r.actor.unmade(c, cgroup.ErrHalf) })
+		for _, s := range r.actor.asked {
+			r.actor.trouble(s, "half made")
+			r.actor.settle(s)
+		}
+		r.tick(nil)
+		r.ended(EndForeign, 0)
+		if l := r.actor.Leases(); len(l) != 1 || l[0].New != left || l[0].First != unlimitedCPU {
+			t.Errorf("made %v: %+v", made, l)
+		}
+		r.now += lastRetry
+		r.tick(nil)
+		r.want(cg, cgroup.CPUMax, r.quotaOf(0.25))
+		r.ended(EndForeign, 0)
+		r.close()
+		r.want(cg, cgroup.CPUMax, unlimitedCPU)
+	}
+}
+
+// A limit that no decision stands for is told once as not set, and once as set; and is forgotten
+// with its task, or its task's cgroups.
+func TestFaultUnsetIsToldOnce(t *testing.T) {
+	r := newRig(t)
+	a, b := hosttest.NewCgroup(t, nil, "fault-a"), hosttest.NewCgroup(t, nil, "fault-b")
+	id := r.task("one", a, b)
+	r.task("other", hosttest.NewCgroup(t, nil, "fault-other"))
+	r.readHost()
+	r.tick(nil)
+	log := r.logged()
+	set := func(value string, fails bool) {
+		t.Helper()
+		n, err := r.actor.openNode(a.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, err := n.Get(cgroup.CPUMax)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := Change{
+			Target: Target{Cgroup: a.Path, Knob: cgroup.CPUMax}, ID: n.ID(cgroup.CPUMax), For: id,
+			Kind: owca.CPUBurst, Owner: "test", Old: now, New: value,
+		}
+		var report Report
+		r.actor.make(time.Now(), []Change{c}, &report)
+		if len(report.Failed) > 0 != fails {
+			t.Errorf("%s: %+v", value, report)
+		}
+	}
+	const invalid, message = "1 100000", "a limit could not be set"
+	for range 3 {
+		set(invalid, true)
+	}
+	told(t, log, message)
+	set("50000 100000", false)
+	set("60000 100000", false)
+	told(t, log, "works again")
+	tasks, cgroups := r.tasks, r.tasks[0].Cgroups
+	for name, way := range map[string]func(){
+		"its cgroups": func() { r.tasks[0].Cgroups = cgroups[:1] },
+		"it":          func() { r.tasks = tasks[1:] },
+	} {
+		log.Reset()
+		set(invalid, true)
+		told(t, log, message)
+		way()
+		r.tick(nil)
+		if n := len(r.actor.unset); n > 0 {
+			t.Errorf("%s: %d are kept", name, n)
+		}
+		r.tasks = tasks
+		r.tasks[0].Cgroups = cgroups
+		r.tick(nil)
+	}
+	r.close()
 }

@@ -539,6 +539,9 @@ func (g *gathering) podCPUs(path string) (list string, own bool, err error) {
 		return "", false, err
 	}
 	if list == "" {
+		if _, known := g.Cgroups[path].Values[cgroup.CPUSetCPUList]; known && g.v1 {
+			return "", false, nil // no process can be in it
+		}
 		list = g.CPUList // v2: no cpuset of its own, or no such controller
 	}
 	cpus, err := parseSet(list)

@@ -47,7 +47,7 @@ type groupReader interface {
 // resctrl adds what a plan of control groups has to know.
 func (g *gathering) resctrl() {
 	if g.groups == nil {
-		g.NoResctrl = fmt.Errorf("resctrl is not in use: %w", errors.ErrUnsupported)
+		g.NoResctrl = fmt.Errorf("%w: resctrl is not in use (owca check says why; rdt_enabled: false leaves it alone)", errors.ErrUnsupported)
 		return
 	}
 	info := g.groups.Info()

@@ -122,7 +122,7 @@ func TestGatherMadeAnew(t *testing.T) {
 
 // A container of which nothing can be read uses no cpu if it is gone, and may use any otherwise.
 func TestGatherExclusive(t *testing.T) {
-	hosttest.Need(t, "cpus=2")
+	hosttest.Need(t, "smp")
 	for name, way := range map[string]func(*rig, *hosttest.Cgroup){
 		"there": func(*rig, *hosttest.Cgroup) {},
 		"gone":  func(_ *rig, c *hosttest.Cgroup) { c.Remove() },
@@ -147,6 +147,31 @@ func TestGatherExclusive(t *testing.T) {
 			r.close()
 		})
 	}
+}
+
+// On v1 no process can be in a container without cpus, which is none that shares those of others.
+func TestGatherExclusiveEmpty(t *testing.T) {
+	hosttest.Need(t, "smp")
+	r := newRig(t)
+	if r.tree.V1("cpuset") == "" {
+		hosttest.Need(t, "cgroup1") // on v2 it has those of its parent
+	}
+	pool, own := hosttest.NewCgroup(t, nil, "act-pool"), hosttest.NewCgroup(t, nil, "act-own")
+	other := hosttest.NewCgroup(t, nil, "act-init")
+	r.set(pool, cgroup.CPUSetCPUList, "0")
+	r.set(other, cgroup.CPUSetCPUList, "")
+	r.set(own, cgroup.CPUSetCPUList, "1")
+	id, _ := r.task("pool", pool, other), r.task("own", own)
+	for i, class := range []string{"burstable", "Guaranteed"} {
+		r.tasks[i].Labels = map[string]string{"app_kubernetes_io__qos_class": class}
+	}
+	report := r.tick(map[owca.TaskID]owca.Allocations{id: {owca.CPUSetCPUs: {Text: "0-1"}}})
+	if len(report.Refused) != 1 || !strings.Contains(report.Refused[0].Reason, "to task own alone") {
+		t.Errorf("%+v", report)
+	}
+	r.want(pool, cgroup.CPUSetCPUList, "0")
+	r.want(other, cgroup.CPUSetCPUList, "")
+	r.close()
 }
 
 // What could not be read of a pod's container is no reason to take it for one that shares.

@@ -304,3 +304,23 @@ func TestAgentWaitsForARestore(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A guardian that ends at once is told, and once.
+func TestActorGuardianEnds(t *testing.T) {
+	hosttest.Need(t, "false")
+	r := newRig(t, func(o *Options) { o.Guardian = []string{"false"} })
+	log := r.logged()
+	r.tick(nil)
+	within(t, 30*time.Second, "it ends", func() bool { return r.actor.guardian.Err() != nil })
+	for range 10 {
+		r.now += guardPace
+		r.tick(nil)
+	}
+	told(t, log, noGuardian)
+	told(t, log, "exit status 1")
+	var exit *exec.ExitError
+	if err := r.actor.Close(); err != nil && !errors.As(err, &exit) {
+		t.Error(err) // otherwise it was about to be started again
+	}
+	r.actor = nil
+}

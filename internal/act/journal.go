@@ -38,10 +38,12 @@ type Journal struct {
 	file    *os.File
 	size    int64
 	stale   bool
-	records int // in it, and pending
-	void    int // leases of an earlier boot, which were found
+	records int   // in it, and pending
+	void    int   // leases of an earlier boot, which were found
+	lost    error // the ErrLost of what was found
 
 	leases  map[Target]*Lease
+	yielded map[Target]*Lease // of which nobody else has to know but people; none have a lease
 	seq     uint64
 	pending []byte          // records that were not written
 	before  []journalBefore // each change of the last Take
@@ -105,7 +107,7 @@ func openJournal(dir string, role lockRole) (j *Journal, told []string, err erro
 		return nil, nil, fmt.Errorf("%s: %w", j.path(journalFile), err)
 	}
 	told = append(told, s.tell(j.path(journalFile), true)...)
-	j.void = s.void
+	j.void, j.lost = s.void, s.lost(boot)
 	if s.damaged > 0 {
 		if err := j.keepDamaged(); err != nil {
 			told = append(told, fmt.Sprintf("%s cannot be kept as %s: %v", j.path(journalFile), journalDamaged, err))
@@ -114,7 +116,9 @@ func openJournal(dir string, role lockRole) (j *Journal, told []string, err erro
 		}
 	}
 	for _, l := range s.leases {
-		j.leases[l.Target] = l
+		if !l.Yielded { // to whom that was decided is not known any more
+			j.leases[l.Target] = l
+		}
 	}
 	j.seq = s.seq
 	j.stale = true // the first write makes a file with our header, and without history
@@ -129,8 +133,9 @@ func (j *Journal) keepDamaged() error {
 	return os.Link(j.path(journalFile), j.path(journalDamaged))
 }
 
-// ReadJournal reads the leases without the lock, as of now, and who has the lock. Those of
-// an earlier boot are left out. A directory that does not exist has none.
+// ReadJournal reads the leases without the lock, as of now, and who has the lock, with those
+// that have [Lease.Yielded]. Those of an earlier boot are left out. A directory that does not
+// exist has none.
 func ReadJournal(dir string) (leases []Lease, holder Holder, told []string, err error) {
 	boot, err := bootID()
 	if err != nil {
@@ -315,7 +320,28 @@ func (j *Journal) End(t Target, how End) {
 		return
 	}
 	delete(j.leases, t)
-	_ = j.record(record{Seq: l.Seq, End: how}) // a number and a text
+	if how != EndForeign {
+		_ = j.record(record{Seq: l.Seq, End: how}) // a number and a text
+		return
+	}
+	y := l.clone()
+	y.Yielded = true
+	if j.yielded == nil {
+		j.yielded = map[Target]*Lease{}
+	}
+	j.yielded[t] = &y
+	_ = j.record(record{Lease: &y}) // as the lease was
+}
+
+// forgetYielded forgets those that do not stand any more, or have a lease again.
+func (j *Journal) forgetYielded(stands func(*Lease) bool) {
+	for t, y := range j.yielded {
+		if j.leases[t] == nil && stands(y) {
+			continue
+		}
+		delete(j.yielded, t)
+		_ = j.record(record{Seq: y.Seq, End: EndForeign}) // a number and a text
+	}
 }
 
 // Sync writes what is pending, without waiting for the disk as no change depends on it, and
@@ -335,7 +361,7 @@ func (j *Journal) Sync() error {
 
 // compactable says whether most of the file is history.
 func (j *Journal) compactable() bool {
-	return !j.stale && j.records > 4*len(j.leases)+journalSlack
+	return !j.stale && j.records > 4*(len(j.leases)+len(j.yielded))+journalSlack
 }
 
 // Close writes what is pending and gives up the lock. A journal without leases is removed.
@@ -410,7 +436,7 @@ func (j *Journal) unlinked() bool {
 
 // rewrite replaces the file by one of the leases alone.
 func (j *Journal) rewrite() error {
-	leases := j.Leases()
+	leases := slices.AppendSeq(j.Leases(), maps.Values(j.yielded))
 	b := journalHeader(j.boot)
 	for _, l := range leases {
 		var err error

@@ -120,7 +120,11 @@ func (l *Lease) appendJSON(b []byte) ([]byte, error) {
 	if b, err = l.Since.AppendText(append(b, `,"Since":"`...)); err == nil {
 		b, err = l.Last.AppendText(append(b, `","Last":"`...))
 	}
-	return append(b, `"}`...), err
+	b = append(b, '"')
+	if l.Yielded {
+		b = append(b, `,"Yielded":true`...)
+	}
+	return append(b, '}'), err
 }
 
 // appendString quotes s as json.Marshal does.
@@ -227,13 +231,30 @@ func bySeq(a, b *Lease) int { return cmp.Compare(a.Seq, b.Seq) }
 // tell says what could not be read of a file; the end that was cut off only if so asked.
 func (s *journalState) tell(file string, cut bool) (told []string) {
 	if s.damaged > 0 {
-		told = append(told, fmt.Sprintf("%s: %d lines cannot be read, the first one is %d; the leases in the others are held",
-			file, s.damaged, s.first))
+		lines := "1 line"
+		if s.damaged > 1 {
+			lines = fmt.Sprintf("%d lines", s.damaged)
+		}
+		told = append(told, fmt.Sprintf("%s: %s cannot be read, the first one is %d; the leases in the others are held",
+			file, lines, s.first))
 	}
 	if s.cut > 0 && cut {
 		told = append(told, fmt.Sprintf("%s: the last %d bytes are a record that was cut off; no change was made for it", file, s.cut))
 	}
 	return told
+}
+
+// lost is the ErrLost of records that could not be read; nil of none. Without the header
+// alone all leases are there, and those of another boot are void.
+func (s *journalState) lost(boot string) error {
+	switch {
+	case s.damaged == 0 || s.damaged == 1 && s.first == 1 || s.boot != boot:
+		return nil
+	case s.damaged == 1:
+		return fmt.Errorf("%w: the lease in line %d is lost, and its limit stays as it is: see %s", ErrLost, s.first, journalDamaged)
+	}
+	return fmt.Errorf("%w: the leases in %d lines, of which the first one is %d, are lost, and their limits stay as they are: see %s",
+		ErrLost, s.damaged, s.first, journalDamaged)
 }
 
 func parseHeader(text []byte) (version int, boot string, ok bool) {

@@ -77,10 +77,7 @@ const (
 // be written.
 func takeLock(dir string, role lockRole) (f *os.File, told []string, err error) {
 	name := filepath.Join(dir, lockFile)
-	f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
-	if role == asRestorer && (errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) {
-		f, err = os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	}
+	f, err = openLock(dir, role)
 	if err != nil {
 		return nil, nil, stateError(dir, err)
 	}
@@ -107,6 +104,32 @@ func takeLock(dir string, role lockRole) (f *os.File, told []string, err error) 
 		told = append(told, fmt.Sprintf("who acts cannot be written down: %v", stateError(dir, err)))
 	}
 	return f, told, nil
+}
+
+// openLock opens the file, and makes it if need be. A restorer takes one that cannot be
+// written, too.
+func openLock(dir string, role lockRole) (*os.File, error) {
+	name := filepath.Join(dir, lockFile)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if role == asRestorer && (errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) {
+		if read, readErr := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW, 0); readErr == nil {
+			return read, nil
+		}
+	}
+	return f, err
+}
+
+// wasUsed is an fs.ErrNotExist of a directory that no agent has used: an agent makes the lock
+// first, and keeps it. Where somebody removed that, there may be a journal.
+func wasUsed(dir string) error {
+	_, err := os.Lstat(filepath.Join(dir, lockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = os.Lstat(filepath.Join(dir, journalFile))
+	}
+	if err != nil {
+		return stateError(dir, err)
+	}
+	return nil
 }
 
 // heldError is an ErrHeld.
@@ -247,10 +270,24 @@ func checkStateDir(dir string) error {
 	case st.Mode&0o020 != 0 && st.Gid != 0 && int(st.Gid) != os.Getegid():
 		return fmt.Errorf("state_dir %s: %w: group %d may write there, leases could be forged: chmod g-w", dir, fs.ErrPermission, st.Gid)
 	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("state_dir %s: %w: it belongs to user %d, who could forge leases: chown it, or set another state_dir", dir, fs.ErrPermission, st.Uid)
+		return &OwnerError{dir, st.Uid, st.Gid}
 	}
 	return nil
 }
+
+// OwnerError is that a state_dir belongs to somebody else than root and the caller, who could
+// have that do what the caller may.
+type OwnerError struct {
+	Dir      string
+	UID, GID uint32
+}
+
+func (e *OwnerError) Error() string {
+	return fmt.Sprintf("state_dir %s: %v: it belongs to user %d, who could forge leases", e.Dir, fs.ErrPermission, e.UID)
+}
+
+// Unwrap returns fs.ErrPermission.
+func (*OwnerError) Unwrap() error { return fs.ErrPermission }
 
 // stateError says what can be done about an error of the file system that dir is on.
 func stateError(dir string, err error) error {
@@ -262,8 +299,6 @@ func stateError(dir string, err error) error {
 		hint = "without leases nothing is changed: set state_dir to a directory that can be written"
 	case errors.Is(err, syscall.ENOTDIR):
 		hint = "set state_dir to a directory"
-	case errors.Is(err, fs.ErrPermission):
-		hint = "it takes root, or a state_dir of this user's"
 	}
 	if hint == "" {
 		return fmt.Errorf("state_dir %s: %w", dir, err)

@@ -43,11 +43,12 @@ type standing struct {
 	moved bool
 	// lookClosely: the kernel refused it, maybe for a burst or what cgroups below have.
 	lookClosely bool
-	retry     time.Duration // not before
-	failures  uint
-	problem   string // that was told
-	troubled  uint64 // the tick in which something was in its way
-	absent    uint64 // the tick in which a cgroup was not there
+	decided     uint64        // the tick in which it became what it is
+	retry       time.Duration // not before
+	failures    uint
+	problem     string // that was told
+	troubled    uint64 // the tick in which something was in its way
+	absent      uint64 // the tick in which a cgroup was not there
 }
 
 // A watch is one cgroup in which a decision is in effect, or was until somebody else
@@ -347,6 +348,7 @@ func (a *Actor) compare(s *standing, w *watch, value string) {
 	if w.broken && w.lease != nil && w.lease.ours(value) {
 		// What it has come to is what it is from now on.
 		w.value, w.broken = value, false
+		delete(a.halves, w.lease.Target)
 		a.journal.Effect(w.lease.Target, value)
 		a.dirty = true
 		return

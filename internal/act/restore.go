@@ -21,16 +21,22 @@ type Outcome struct {
 	Err error // the value could not be restored; the lease is still held
 }
 
+// ErrLost is that leases are lost, as some of the journal cannot be read.
+var ErrLost = errors.New("the journal was damaged")
+
 // Restore undoes the leases of a journal without an agent, in reverse order, and returns
 // what became of each. A value that is neither what the agent wrote nor what was before
-// stays: it is somebody else's. Errors: those of [OpenJournal]; those of single leases are
-// in the outcomes. A disk that is full or read-only is no obstacle; told says then that the
-// ends of the leases could not be written down. A dir that does not exist has no leases.
+// stays: it is somebody else's. Errors: those of [OpenJournal], and, when all others were
+// restored, ErrLost; those of single leases are in the outcomes. A disk that is full or
+// read-only is no obstacle; told says then that the ends of the leases could not be written
+// down. A dir that does not exist, or that no agent has used, has no leases, and is left alone.
 func Restore(ctx context.Context, root, dir string) (outcomes []Outcome, told []string, err error) {
-	j, told, err := openJournal(dir, asRestorer)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err := wasUsed(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
+	} else if err != nil {
+		return nil, nil, err
 	}
+	j, told, err := openJournal(dir, asRestorer)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -41,6 +47,9 @@ func Restore(ctx context.Context, root, dir string) (outcomes []Outcome, told []
 	// What cannot be written is no failure: the next to read it finds the old values in place.
 	if err := j.Close(); err != nil {
 		told = append(told, err.Error())
+	}
+	if err == nil {
+		err = j.lost
 	}
 	return outcomes, told, err
 }

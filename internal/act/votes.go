@@ -101,7 +101,7 @@ func (a *Actor) comeUp(s *standing) (ok bool) {
 // decide makes an allocation what stands.
 func (a *Actor) decide(s *standing, owner string, allocation owca.Allocation) {
 	s.owner, s.allocation, s.adopted = owner, allocation, false
-	s.retry, s.failures, s.moved = 0, 0, false
+	s.retry, s.failures, s.moved, s.decided = 0, 0, false, a.tick
 	if s.kind == owca.RDTGroup && allocation.Release {
 		a.unyieldGroups(s.task)
 	}
@@ -113,10 +113,9 @@ func (a *Actor) decide(s *standing, owner string, allocation owca.Allocation) {
 
 // merge finds out which decisions are not those that stand.
 func (a *Actor) merge(decided []Decided) {
-	a.decided, a.drops, a.near = decided, a.drops[:0], nearDecisions{}
+	a.decided, a.drops = decided, a.drops[:0]
 	a.rank(decided)
 	a.count()
-	a.near.tell(a.log)
 }
 
 // nearDecisions are those of a successor that are so near to what stands that it stays.
@@ -138,7 +137,7 @@ func (n *nearDecisions) tell(log *slog.Logger) {
 // count counts the votes of those whose decisions are not dropped.
 func (a *Actor) count() {
 	clear(a.fresh)
-	a.hidden = a.hidden[:0]
+	a.hidden, a.near = a.hidden[:0], nearDecisions{}
 	for i := range a.decided {
 		d := &a.decided[i]
 		if d.Silent || slices.ContainsFunc(a.drops, func(o Drop) bool { return o.Owner == d.Owner }) {
@@ -162,7 +161,7 @@ func (a *Actor) count() {
 			c.stays = s != nil && s.owner == v.owner && s.adopted == v.adopted && sameAllocation(k.kind, &s.allocation, &v.allocation)
 			c.comesUp = !c.stays && s.has(v)
 			for i := range c.votes {
-				if v := &c.votes[i]; i != top && !s.has(v) {
+				if v := &c.votes[i]; i != top && a.isDecided(k, v) && !s.has(v) {
 					a.hidden = append(a.hidden, Wanted{Task: k.task, Kind: k.kind, Owner: v.owner, Allocation: v.allocation})
 				}
 			}
@@ -178,6 +177,17 @@ func (a *Actor) count() {
 		c.turn = slices.Index(a.owners, c.owner)
 		a.fresh[k] = c
 	}
+}
+
+// isDecided says whether a vote is one of this tick that is not dropped.
+func (a *Actor) isDecided(k decisionKey, v *vote) bool {
+	return slices.ContainsFunc(a.decided, func(d Decided) bool {
+		if d.Silent || d.Owner != v.owner || slices.ContainsFunc(a.drops, func(o Drop) bool { return o.Owner == d.Owner }) {
+			return false
+		}
+		_, ok := d.Allocations[k.task][k.kind]
+		return ok
+	})
 }
 
 // has says whether a vote was counted in an earlier tick.
@@ -249,7 +259,7 @@ func (a *Actor) vote(k decisionKey, owner string, allocation owca.Allocation) {
 	case same:
 		v := &c.votes[i]
 		v.unheard = false
-		if len(a.drops) == 0 && v.allocation.Number != allocation.Number {
+		if v.allocation.Number != allocation.Number {
 			if a.near.n++; a.near.n == 1 {
 				a.near.first, a.near.owner, a.near.is, a.near.asked = k, owner, v.allocation.Number, allocation.Number
 			}
@@ -295,9 +305,10 @@ func (a *Actor) keepFresh() {
 			s.votes = slices.DeleteFunc(s.votes, func(v vote) bool { return v.adopted })
 		}
 		a.decide(s, c.owner, c.allocation)
+		// Without a view it waits until the task is listed again.
 		if s.view != nil || c.allocation.Release {
 			a.asked = append(a.asked, s)
-		} // otherwise it waits until the task is listed again
+		}
 	}
 	clear(a.fresh)
 	if a.unheard {

@@ -3,8 +3,10 @@ package act
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -461,5 +463,228 @@ func TestVotesNear(t *testing.T) {
 	}
 	told(t, log, "decided=0.24")
 	r.want(c, cgroup.CPUMax, r.quotaOf(0.2))
+	r.close()
+}
+
+// What is invalid beneath another owner's decision is dropped at once, even if that is dropped in
+// the same tick for something else; so that it never comes up.
+func TestVotesHiddenInvalid(t *testing.T) {
+	for _, number := range []float64{-3, math.NaN()} {
+		for name, above := range map[string]map[owca.TaskID]owca.Allocations{
+			"stays":   {"one": {owca.CPUQuota: {Number: 0.5}}},
+			"renewed": {"one": {owca.CPUQuota: {Number: 0.8}}},
+			"dropped": {"one": {owca.CPUQuota: {Release: true}}, "nobody": {owca.CPUQuota: {Number: 0.5}}},
+		} {
+			t.Run(fmt.Sprint(name, number), func(t *testing.T) {
+				r := newRig(t)
+				c := hosttest.NewCgroup(t, nil, "votes")
+				id := r.task("one", c)
+				r.readHost()
+				tick := func(drops int, decided ...Decided) {
+					t.Helper()
+					_, err := r.tryTick(decided...)
+					if len(r.last.Dropped) != drops || (err == nil) != (drops == 0) {
+						t.Errorf("%v; %+v", err, r.last.Dropped)
+					}
+				}
+				tick(0, decide("low", nil), decide("high", quota(id, 0.5)))
+				drops := 1
+				if name == "dropped" {
+					drops++
+				}
+				for range 3 {
+					tick(drops, decide("low", quota(id, number)), decide("high", above))
+				}
+				if votes := r.actor.standing[decisionKey{id, owca.CPUQuota}].votes; len(votes) != 1 || votes[0].owner != "high" {
+					t.Errorf("votes are %+v", votes)
+				}
+				silent := Decided{Owner: "low", Silent: true}
+				tick(0, silent, decide("high", quota(id, 0.7)))
+				r.want(c, cgroup.CPUMax, r.quotaOf(0.7))
+				tick(0, silent, decide("high", release(id, owca.CPUQuota)))
+				r.want(c, cgroup.CPUMax, unlimitedCPU)
+				r.leases(0)
+				r.close()
+			})
+		}
+	}
+}
+
+// A vote that is invalid for good, however it came about, is no reason to plan for ever.
+func TestVotesInvalidForGood(t *testing.T) {
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "votes")
+	id := r.task("one", c)
+	r.readHost()
+	if _, err := r.tryTick(decide("low", nil), decide("high", quota(id, 0.5))); err != nil {
+		t.Fatal(err)
+	}
+	// It equals nothing, itself neither.
+	s := r.actor.standing[decisionKey{id, owca.CPUQuota}]
+	s.votes = append(s.votes, vote{owner: "low", allocation: owca.Allocation{Number: math.NaN()}})
+	silent := Decided{Owner: "low", Silent: true}
+	if _, err := r.tryTick(silent, decide("high", quota(id, 0.7))); err != nil {
+		t.Error(err)
+	}
+	r.want(c, cgroup.CPUMax, r.quotaOf(0.7))
+	if _, err := r.tryTick(silent, decide("high", release(id, owca.CPUQuota))); err == nil {
+		t.Error("it is valid")
+	}
+	r.close()
+}
+
+// A vote that was accepted is not judged again each time that another one is decided above it:
+// what its owner decides else counts.
+func TestVotesHiddenOnce(t *testing.T) {
+	r, g, cgroups := rdtRig(t)
+	r.readHost()
+	low := decide("low", map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=zzz")})
+	r.actor.SetGroups(awayGroups{g}) // nobody can tell
+	if _, err := r.tryTick(low, decide("high", map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=f")})); err != nil {
+		t.Fatal(err)
+	}
+	r.actor.SetGroups(g)
+	low.Allocations["b"] = owca.Allocations{owca.CPUQuota: {Number: 0.5}}
+	if _, err := r.tryTick(low, decide("high", map[owca.TaskID]owca.Allocations{"a": rdt("gold", "L3:0=7")})); err != nil {
+		t.Error(err)
+	}
+	r.want(cgroups[1], cgroup.CPUMax, r.quotaOf(0.5))
+	r.close()
+}
+
+// What comes up for a task that is not listed is not in effect.
+func TestVotesUnlistedNotInEffect(t *testing.T) {
+	hosttest.Need(t, "smp")
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "votes")
+	id := r.task("one", c)
+	r.task("two", hosttest.NewCgroup(t, nil, "votes-two"))
+	tasks := r.tasks
+	cpus := func(list string) map[owca.TaskID]owca.Allocations {
+		return map[owca.TaskID]owca.Allocations{id: {owca.CPUSetCPUs: {Text: list}}}
+	}
+	tick := func(decided ...Decided) {
+		t.Helper()
+		if _, err := r.tryTick(decided...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log := r.logged()
+	tick(decide("low", cpus("1")), decide("high", cpus("0")))
+	tick(decide("low", nil), decide("high", cpus("1023"))) // refused
+	told(t, log, "a decision is not in effect")
+	r.tasks = tasks[1:]
+	tick(decide("low", nil), decide("high", release(id, owca.CPUSetCPUs)))
+	r.want(c, cgroup.CPUSetCPUList, "0")
+	if strings.Contains(log.String(), "in effect now") {
+		t.Error(log)
+	}
+	r.tasks = tasks
+	tick()
+	r.want(c, cgroup.CPUSetCPUList, "1")
+	told(t, log, "a decision is in effect now")
+	r.close()
+}
+
+// Nothing is told of decisions that are dropped; what others decide beside them is, once.
+func TestVotesNearDropped(t *testing.T) {
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "votes")
+	id := r.task("one", c)
+	r.readHost()
+	r.tick(quota(id, 0.2))
+	r.actor.Succeed("test")
+	log := r.logged()
+	near, bad := quota(id, 0.24), decide("bad", quota("nobody", 0.5))
+	near["nobody"] = owca.Allocations{owca.CPUQuota: {Number: 0.5}}
+	for range 3 {
+		if _, err := r.tryTick(decide("test", near), bad); err == nil {
+			t.Error("a decision for nobody is taken")
+		}
+	}
+	if log.Len() > 0 {
+		t.Errorf("logged: %s", log)
+	}
+	delete(near, "nobody")
+	for range 3 {
+		if _, err := r.tryTick(decide("test", near), bad); err == nil {
+			t.Error("a decision for nobody is taken")
+		}
+	}
+	told(t, log, "differ so little")
+	told(t, log, "decided=0.24")
+	r.close()
+}
+
+// The end of a lease by somebody else is in the journal after the same tick, though nothing is
+// decided in it, or nothing stands any more: who restores would overwrite what is not owca's.
+func TestActorForeignInJournal(t *testing.T) {
+	for _, name := range []string{"listed", "not listed"} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			c := hosttest.NewCgroup(t, nil, "act")
+			id := r.task("one", c)
+			r.task("two", hosttest.NewCgroup(t, nil, "act-two"))
+			r.readHost()
+			r.tick(quota(id, 0.5))
+			r.tick(quota(id, 0.25))
+			first := r.quotaOf(0.5)
+			r.set(c, cgroup.CPUMax, first) // to what owca once had
+			if name == "not listed" {
+				r.tasks = r.tasks[1:]
+			}
+			if _, err := r.tryTick(); err != nil {
+				t.Fatal(err)
+			}
+			r.ended(EndForeign, 1)
+			if n := len(r.actor.order); name == "not listed" && n > 0 {
+				t.Errorf("%d decisions stand", n)
+			}
+			left, _, _, err := ReadJournal(r.dir)
+			if err != nil || slices.ContainsFunc(left, func(l Lease) bool { return !l.Yielded }) {
+				t.Errorf("the journal has %v, %v", left, err)
+			}
+			r.crash()
+			if outcomes, _, err := Restore(t.Context(), "/", r.dir); err != nil || len(outcomes) > 0 {
+				t.Errorf("%+v, %v", outcomes, err)
+			}
+			r.want(c, cgroup.CPUMax, first)
+		})
+	}
+}
+
+// A reload restores what an earlier agent left while the loop goes on.
+func TestActorStartBesideTheLoop(t *testing.T) {
+	r := newRig(t)
+	c := hosttest.NewCgroup(t, nil, "act")
+	r.tick(quota(r.task("one", c), 0.25))
+	r.crash()
+	r.start(dryRun)
+	r.actor.SetOptions(r.options(dryRun))
+	actor, tasks := r.actor, r.tasks
+	looked, stop, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for first := true; ; first = false {
+			actor.Observe(time.Now(), tasks)
+			if first {
+				close(looked)
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	<-looked
+	err := r.actor.Start(r.options())
+	close(stop)
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.want(c, cgroup.CPUMax, unlimitedCPU)
+	r.leases(0)
 	r.close()
 }

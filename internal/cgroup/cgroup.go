@@ -101,7 +101,9 @@ func (f FS) Tree() (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newTree(list), nil
+	t := newTree(list)
+	t.root = f.Root
+	return t, nil
 }
 
 func (f FS) hierarchies() ([]Hierarchy, error) {

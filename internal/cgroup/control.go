@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -399,12 +401,13 @@ func (c *Control) Close() error {
 	return nil
 }
 
-// Set writes a knob. All of it takes effect or, with an error, none of it, as far as the
-// kernel lets what was written before be put back. It does not wait for memory to be
+// Set writes a knob. All of it takes effect or, with an error, none of it, unless that wraps
+// [ErrHalf]. It does not wait for memory to be
 // reclaimed (since Linux 6.16; before, memory.high reclaims until it is met or gives up).
 // Errors as of Get; what the kernel refuses is its errno (EINVAL, EBUSY, ENOSPC, …) in a
 // fs.PathError, the value in the message. A value that is not of the knob's form is EINVAL,
-// one of a disk that there is not is ENODEV; no more limit for one is no error.
+// one of a disk that there is not is ENODEV; no more limit for one is no error. A list of v2 that
+// is to be "", where there are processes, becomes that of all CPUs or nodes, which means the same.
 func (c *Control) Set(k Knob, value string) error {
 	files, o, err := c.use("write", k)
 	if err != nil {
@@ -422,6 +425,10 @@ func (c *Control) Set(k Knob, value string) error {
 	}
 	return c.set(files, o, k, before, canonical)
 }
+
+// ErrHalf is what an error of Set and Replace wraps that wrote a part of a value which takes
+// several writes, and could not put that back.
+var ErrHalf = errors.New("some of it was written, and could not be put back")
 
 // ErrChanged is what Replace wraps where somebody else was faster.
 var ErrChanged = errors.New("somebody else has changed the value meanwhile")
@@ -481,8 +488,30 @@ func (c *Control) set(files *knobFiles, o *openKnob, k Knob, before, canonical s
 		canonical = "\n" // a write of no bytes is none
 	}
 	err := c.write(files, o, k, 0, canonical)
+	if canonical == "\n" && !files.v1 && errors.Is(err, unix.ENOSPC) {
+		// Where there are processes v2 takes no empty list, either (validate_change,
+		// kernel/cgroup/cpuset.c). One of all that there may ever be is what the parent has, too,
+		// whatever that becomes.
+		if all := c.tree.possible(k); all != "" {
+			err = c.write(files, o, k, 0, all)
+		}
+	}
 	c.tree.closeDirs()
 	return err
+}
+
+// possible returns the list of all CPUs or memory nodes that there may ever be; "" if that is
+// not known.
+func (t *Tree) possible(k Knob) string {
+	name := "cpu"
+	if k == CPUSetMemList {
+		name = "node"
+	}
+	b, err := os.ReadFile(filepath.Join("/", t.root, "sys/devices/system", name, "possible"))
+	if err != nil {
+		return "" // what the kernel said stands
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // refused is the error of a write.
@@ -562,7 +591,7 @@ func (c *Control) do(files *knobFiles, o *openKnob, k Knob, steps []step) (at in
 		}
 		for _, s := range slices.Backward(steps[:i]) {
 			if e := c.write(files, o, k, s.file, s.undo); e != nil && !errors.Is(e, ErrGone) {
-				err = errors.Join(err, fmt.Errorf("putting back what was written before that: %w", e))
+				err = errors.Join(err, fmt.Errorf("%w: %w", ErrHalf, e))
 			}
 		}
 		return i, err

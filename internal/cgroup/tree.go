@@ -39,6 +39,7 @@ type Tree struct {
 	// a Get already: for those who are going to Set what they Get. Default is false.
 	Writes bool
 
+	root        string
 	hierarchies []Hierarchy
 	sources     []source
 	list        []int // hierarchies in the order in which Pids looks at them

@@ -51,7 +51,8 @@ func newLimited(t *testing.T, name string) limited {
 			return limited{c, filepath.Join(c.Dir(controller), file)}
 		}
 	}
-	t.Skip("needs the cpu controller")
+	hosttest.Need(t, "cgroup1")
+	t.Fatal("v1 without the cpu controller")
 	return limited{}
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A busy loop gets the CPU time that a rule gives it: before, during, and after the
-# agent, and after the agent was killed. What somebody else sets stays.
+# agent, and after the agent was killed, be it one without root. What somebody else sets
+# stays.
 . "$(dirname "$0")/lib.bash"
 
 new_cgroup busy
@@ -101,6 +102,29 @@ stop "$agent"
 [ "$(limit)" = "$other" ] || fail "a foreign change is undone at the end: $(limit)"
 echo "$name: somebody else sets $other: it stays, also after the end"
 grep -h "$task" foreign.err | sed 's/^/  | /'
-for log in agent.err foreign.err; do
+[ "$("$tmp/owca" leases --state-dir state)" = "owca holds no limit, and no agent runs with the state_dir state" ] || fail "a foreign change is left in the journal"
+
+# As a unit with a user of its own runs it. Root, whom that user could deceive, restores as
+# that user: by the very command that it is told.
+if [ -e "$quota/cpu.max" ]; then echo "$before" >"$quota/cpu.max"; else echo "${before% *}" >"$quota/cpu.cfs_quota_us"; fi
+mkdir -m 700 theirs
+chown 4711:4712 theirs
+sed "s|state_dir: .*|state_dir: $tmp/theirs\\n  guardian: false|" config.yaml >user.yaml
+chmod 644 user.yaml
+start user setpriv --reuid=4711 --regid=4712 --clear-groups --inh-caps=+dac_override --ambient-caps=+dac_override "$tmp/owca" run --config user.yaml
+agent=$pid
+eventually 20 limited || fail "no limit of another user"
+kill -KILL "$agent"
+wait "$agent" 2>/dev/null || :
+status=0
+"$tmp/owca" leases --state-dir theirs | grep -q "^$task .* held " || fail "owca leases of root: not held"
+"$tmp/owca" restore --state-dir "$tmp/theirs" 2>refused.err || status=$?
+[ $status = 1 ] && limited || fail "root restores what another user wrote: $status"
+command=$(sed -n 's/.*: \(setpriv .*\) (as root).*/\1/p' refused.err)
+[ -n "$command" ] || fail "what root is told: $(cat refused.err)"
+PATH=$tmp:$PATH bash -c "$command" | grep -q "^$task: cpu_quota: .*: restored no limit" || fail "$command does not restore"
+[ "$(limit)" = "$before" ] || fail "after owca restore it is $(limit)"
+echo "$name: kill -9 as user 4711, then $command: $(limit)"
+for log in agent.err foreign.err user.err; do
 	if grep -E 'level=(ERROR|CRITICAL)' $log; then fail "errors"; fi
 done
