@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -432,7 +433,7 @@ func TestHostKnobErrnos(t *testing.T) {
 				t.Error(err)
 			}
 			after, err := os.ReadFile(effective)
-			if v := get(t, child, k); v != strings.TrimSpace(string(possible)) || string(after) != string(before) {
+			if v := get(t, child, k); v != strings.TrimSpace(string(possible)) || !bytes.Equal(after, before) {
 				t.Errorf("%s is %q, in effect %q, before %q: %v", k, v, after, before, err)
 			}
 		}
