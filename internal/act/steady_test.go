@@ -15,6 +15,7 @@ func TestUnchangedAllocatesNothing(t *testing.T) {
 	for _, leases := range []int{0, n} {
 		r := newRig(t)
 		parent := hosttest.NewCgroup(t, nil, "steady"+strconv.Itoa(leases))
+		delegate(t, parent)
 		decided := map[owca.TaskID]owca.Allocations{}
 		for i := range n {
 			id := r.task("task"+strconv.Itoa(i), hosttest.NewCgroup(t, parent, strconv.Itoa(i)))

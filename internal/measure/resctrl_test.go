@@ -438,7 +438,8 @@ func TestResctrlLimbo(t *testing.T) {
 	set("0")
 	defer set(strings.TrimSpace(string(before)))
 	inLimbo := 0
-	for tick := range 150 {
+	end := time.Now().Add(time.Minute) // for a machine that has other things to do
+	for tick := 0; tick < 150 || inLimbo < 10 && time.Now().Before(end); tick++ {
 		read(t, m, list...)
 		if m.monitoring.budget.limbo {
 			inLimbo++
@@ -449,7 +450,7 @@ func TestResctrlLimbo(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	if inLimbo < 10 {
-		t.Errorf("an RMID was in limbo in %d of 150 ticks: the test shows nothing", inLimbo)
+		t.Errorf("an RMID was in limbo in %d ticks: the test shows nothing", inLimbo)
 	}
 }
 
