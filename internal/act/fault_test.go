@@ -124,6 +124,11 @@ func TestFaultJournalDisk(t *testing.T) {
 		}
 		told(t, log, "the journal of leases cannot be written")
 		told(t, log, "a decision is not in effect")
+		for _, of := range []error{syscall.ENOSPC, syscall.EROFS} {
+			if hint := hintOf(of); strings.Contains(log.String(), hint) {
+				t.Errorf("%s: what to do about a cgroup's %v is told of the journal's", name, of)
+			}
+		}
 		r.tick(map[owca.TaskID]owca.Allocations{ida: {owca.CPUQuota: {Release: true}}})
 		r.want(a, cgroup.CPUMax, unlimitedCPU)
 

@@ -324,3 +324,25 @@ func TestActorGuardianEnds(t *testing.T) {
 	}
 	r.actor = nil
 }
+
+// One that was dismissed, as by a reload to on_exit: keep or dry_run, is started again as soon as it
+// is wanted again.
+func TestActorGuardianBack(t *testing.T) {
+	hosttest.Need(t, "head")
+	guarded := func(o *Options) { o.Guardian = []string{"head", "-c1"} } // until it is dismissed
+	r := newRig(t, guarded)
+	for _, without := range []func(*Options){keep, dryRun} {
+		if r.tick(nil); r.actor.guardian == nil {
+			t.Fatal("no guardian")
+		}
+		r.actor.SetOptions(r.options(guarded, without))
+		if r.tick(nil); r.actor.guardian != nil {
+			t.Fatal("a guardian that is not wanted")
+		}
+		r.actor.SetOptions(r.options(guarded))
+	}
+	if r.tick(nil); r.actor.guardian == nil {
+		t.Error("no guardian")
+	}
+	r.close()
+}

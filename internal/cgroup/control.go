@@ -402,9 +402,8 @@ func (c *Control) Close() error {
 }
 
 // Set writes a knob. All of it takes effect or, with an error, none of it, unless that wraps
-// [ErrHalf]. It does not wait for memory to be
-// reclaimed (since Linux 6.16; before, memory.high reclaims until it is met or gives up).
-// Errors as of Get; what the kernel refuses is its errno (EINVAL, EBUSY, ENOSPC, …) in a
+// [ErrHalf]. It does not wait for memory to be reclaimed (since Linux 6.16; before, memory.high
+// reclaims until it is met or gives up). Errors as of Get; what the kernel refuses is its errno (EINVAL, EBUSY, ENOSPC, …) in a
 // fs.PathError, the value in the message. A value that is not of the knob's form is EINVAL,
 // one of a disk that there is not is ENODEV; no more limit for one is no error. A list of v2 that
 // is to be "", where there are processes, becomes that of all CPUs or nodes, which means the same.
@@ -435,8 +434,7 @@ var ErrChanged = errors.New("somebody else has changed the value meanwhile")
 
 // Replace is Set where a knob still has the value before, or one that means the same; where
 // it has not, nothing is written, and the error wraps [ErrChanged]. It returns the value that
-// is there now, "" if that could not be told: what took effect, as the kernel rounds some, or
-// with an error what there is in spite of it, some of it new if it could not be put back.
+// is there now, "" if that could not be told: what took effect, as the kernel rounds some.
 // Between the look and the write it is a few µs.
 func (c *Control) Replace(k Knob, before, value string) (now string, err error) {
 	files, o, err := c.use("write", k)
@@ -454,8 +452,7 @@ func (c *Control) Replace(k Knob, before, value string) (now string, err error) 
 		return now, &fs.PathError{Op: "write", Path: c.file(k, 0), Err: fmt.Errorf("%q, before %q: %w", now, before, ErrChanged)}
 	}
 	if err := c.set(files, o, k, now, canonical); err != nil {
-		now, _ = c.Get(k) // not what was there before, if that could not be put back
-		return now, err
+		return "", err
 	}
 	if k.exact() {
 		return canonical, nil
