@@ -434,7 +434,8 @@ var ErrChanged = errors.New("somebody else has changed the value meanwhile")
 
 // Replace is Set where a knob still has the value before, or one that means the same; where
 // it has not, nothing is written, and the error wraps [ErrChanged]. It returns the value that
-// is there now, "" if that could not be told: what took effect, as the kernel rounds some.
+// is there now, "" if that could not be told or the kernel refused the new one: what took
+// effect, as the kernel rounds some.
 // Between the look and the write it is a few µs.
 func (c *Control) Replace(k Knob, before, value string) (now string, err error) {
 	files, o, err := c.use("write", k)

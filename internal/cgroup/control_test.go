@@ -991,8 +991,8 @@ func TestHostReplace(t *testing.T) {
 		t.Errorf("%q, %v", now, err)
 	}
 	// Too little for the kernel: what was there stays.
-	if now, err := c.Replace(CPUMax, "30000 100000", "1 100000"); !errors.Is(err, unix.EINVAL) || now != "30000 100000" || get(t, other, CPUMax) != now {
-		t.Errorf("%q, %v", now, err)
+	if now, err := c.Replace(CPUMax, "30000 100000", "1 100000"); !errors.Is(err, unix.EINVAL) || now != "" || get(t, other, CPUMax) != "30000 100000" {
+		t.Errorf("%q, %q, %v", now, get(t, other, CPUMax), err)
 	}
 	if _, err := c.Replace(CPUMax, "30000 100000", "a lot"); !errors.Is(err, unix.EINVAL) {
 		t.Error(err)
