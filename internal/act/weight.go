@@ -17,8 +17,9 @@ import (
 
 const prioProcess = 0 // PRIO_PROCESS, sys/resource.h
 
-// ownNice is the nice value of an agent that has no cgroup of its own.
-const ownNice = -15
+// ownNice is the nice value of an agent that has no cgroup of its own: about the same weight as
+// that of the cgroup otherwise (sched_prio_to_weight, kernel/sched/core.c).
+const ownNice = -6
 
 // raiseOwnWeight sees to it that the agent gets to run on a host whose CPUs are all wanted,
 // which is when it is needed: by the weight of its cgroup, if nothing else is in that;
@@ -114,26 +115,29 @@ func cpuCgroup(list []proc.Cgroup, v1 bool) string {
 	return ""
 }
 
+// leaseOwnWeight gives the agent four times the usual weight. Not the most that there is: the balancer
+// counts a moment of a weight of 256 as a load of many threads, keeps others off that CPU, and has
+// them wait for each other on the next one (cpu_load and task_h_load, kernel/sched/fair.c).
 func (a *Actor) leaseOwnWeight(path string) error {
 	n, err := a.openNode(path)
 	if err != nil {
 		return err
 	}
-	knob, highest := cgroup.CPUSharesV1, "262144" // MAX_SHARES, kernel/sched/sched.h
+	knob, raised := cgroup.CPUSharesV1, 4*1024
 	value, err := n.Get(knob)
 	if errors.Is(err, errors.ErrUnsupported) {
-		knob, highest = cgroup.CPUWeightV2, "10000" // CGROUP_WEIGHT_MAX
+		knob, raised = cgroup.CPUWeightV2, 4*100
 		value, err = n.Get(knob)
 	}
 	if err != nil {
 		return err
 	}
-	if value == highest {
-		return nil
+	if is, err := strconv.Atoi(value); err != nil || is >= raised {
+		return err
 	}
 	c := Change{
 		Target: Target{Cgroup: path, Knob: knob}, Kind: owca.CPUShares, Owner: ownOwner, ID: n.ID(knob),
-		Reason: "so that the agent runs when CPUs are short", Old: value, New: highest,
+		Reason: "so that the agent runs when CPUs are short", Old: value, New: strconv.Itoa(raised),
 	}
 	var report Report
 	a.makeBatch(time.Now(), []Change{c}, &report)

@@ -71,9 +71,9 @@ func TestOwnWeight(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer control.Close()
-			knob, highest := cgroup.CPUSharesV1, "262144"
+			knob, raised := cgroup.CPUSharesV1, "4096"
 			if tree.V1("cpu") == "" {
-				knob, highest = cgroup.CPUWeightV2, "10000"
+				knob, raised = cgroup.CPUWeightV2, "400"
 			}
 			weight := func() string {
 				value, err := control.Get(knob)
@@ -119,7 +119,7 @@ func TestOwnWeight(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			wantWeight, wantNice := highest, strconv.Itoa(20-inherited)
+			wantWeight, wantNice := raised, strconv.Itoa(20-inherited)
 			if shared {
 				wantWeight = before
 				if inherited == 20 {
