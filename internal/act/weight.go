@@ -115,9 +115,10 @@ func cpuCgroup(list []proc.Cgroup, v1 bool) string {
 	return ""
 }
 
-// leaseOwnWeight gives the agent four times the usual weight. Not the most that there is: the balancer
-// counts a moment of a weight of 256 as a load of many threads, keeps others off that CPU, and has
-// them wait for each other on the next one (cpu_load and task_h_load, kernel/sched/fair.c).
+// leaseOwnWeight gives the agent four times the usual weight, unless it has more. Not the most that
+// there is, 256 times the usual: then the threads of others were seen to wait for each other on one
+// CPU for up to 2 s, while another one did idle work (Linux 6.18; the balancer compares loads that
+// are multiplied by the weight, kernel/sched/fair.c: cpu_load, task_h_load).
 func (a *Actor) leaseOwnWeight(path string) error {
 	n, err := a.openNode(path)
 	if err != nil {

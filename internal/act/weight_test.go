@@ -57,9 +57,10 @@ func childWeigh(args []string) error {
 	return a.Close()
 }
 
-// The agent raises the weight of its cgroup if that is its own, and its priority otherwise.
+// The agent raises the weight of its cgroup if that is its own and has not more, and its priority
+// if it is shared.
 func TestOwnWeight(t *testing.T) {
-	for name, shared := range map[string]bool{"own": false, "shared": true} {
+	for name, shared := range map[string]bool{"own": false, "shared": true, "more": false} {
 		t.Run(name, func(t *testing.T) {
 			c := hosttest.NewCgroup(t, nil, "weight-"+name)
 			tree, err := cgroup.FS{}.Tree()
@@ -81,6 +82,11 @@ func TestOwnWeight(t *testing.T) {
 					t.Fatal(err)
 				}
 				return value
+			}
+			if name == "more" {
+				if err := control.Set(knob, raised+"0"); err != nil {
+					t.Fatal(err)
+				}
 			}
 			before := weight()
 
@@ -120,6 +126,9 @@ func TestOwnWeight(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantWeight, wantNice := raised, strconv.Itoa(20-inherited)
+			if name == "more" {
+				wantWeight = before
+			}
 			if shared {
 				wantWeight = before
 				if inherited == 20 {
